@@ -1,0 +1,1 @@
+"""Sparse codecs on numpy arrays; no framework imports."""

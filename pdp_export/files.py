@@ -1,0 +1,114 @@
+"""Files on disk: written whole or not at all, and identified by their bytes."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import hashlib
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pdp_export.errors import FileError
+
+_CHUNK = 1 << 20
+
+
+@contextmanager
+def atomic_path(final: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `final`; on success flush it to the disk and rename it.
+
+    Works for a file and for a directory. On any exception the temporary is deleted and `final` is
+    untouched. A directory that exists under the final name is replaced.
+
+    Raises:
+        FileError: when the disk is full, naming the bytes left.
+    """
+    temporary = final.with_name(f".{final.name}.partial")
+    remove(temporary)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield temporary
+        _flush_tree(temporary)
+        if final.is_dir() or temporary.is_dir():
+            remove(final)
+        os.replace(temporary, final)
+        _flush(final.parent)
+    except OSError as error:
+        remove(temporary)
+        if error.errno == errno.ENOSPC:
+            raise disk_full(final) from error
+        raise
+    except BaseException:
+        remove(temporary)
+        raise
+
+
+def write_text(final: Path, text: str) -> None:
+    """Write a text file atomically."""
+    with atomic_path(final) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def disk_full(path: Path) -> FileError:
+    """Return the error for a full disk at `path`."""
+    free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
+    return FileError(
+        f"the disk is full ({free / 1e6:.1f} MB free); nothing was left under the final name",
+        where=path.name,
+        hint="free some space or choose another --output, then run again with --resume",
+    )
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a directory tree if it exists."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def members(path: Path) -> list[Path]:
+    """Return the file itself, or all files of a package in a stable order."""
+    if path.is_dir():
+        return sorted(item for item in path.rglob("*") if item.is_file())
+    return [path]
+
+
+def size_bytes(path: Path) -> int:
+    """Return the bytes of a file, or of all files of a package together."""
+    return sum(item.stat().st_size for item in members(path))
+
+
+def gzip_bytes(path: Path) -> int:
+    """Return the bytes after gzip -6, member by member (what a zipped app package would hold)."""
+    return sum(len(gzip.compress(item.read_bytes(), 6, mtime=0)) for item in members(path))
+
+
+def sha256(path: Path) -> str:
+    """Return the sha256 of a file; of a package, the hash over sorted names and contents."""
+    digest = hashlib.sha256()
+    for item in members(path):
+        if path.is_dir():
+            digest.update(item.relative_to(path).as_posix().encode() + b"\0")
+        with item.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _flush_tree(path: Path) -> None:
+    for item in members(path):
+        _flush(item)
+    if path.is_dir():
+        _flush(path)
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

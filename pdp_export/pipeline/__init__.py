@@ -1,0 +1,1 @@
+"""The visible list of stages, the run directory, the manifest and resume."""

@@ -1,0 +1,1 @@
+"""Physical channel removal: facts, plan, rewrite, proof."""

@@ -1,0 +1,1 @@
+"""report.json, the one-file HTML page and the terminal table."""

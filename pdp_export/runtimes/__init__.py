@@ -1,0 +1,1 @@
+"""Opens a written file and runs it: one twin per converter. Start with `registry.py`."""

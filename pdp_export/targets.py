@@ -1,0 +1,93 @@
+"""What a target is: data that a converter declares and that is checked before any work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from pydantic import Field
+
+from pdp_export.errors import MissingDependencyError, UsageError, near_misses
+from pdp_export.results import Record, TensorSpec
+
+TARGET_NAMES = ("onnx", "coreml", "litert", "mnn")
+
+
+class Effect(Record):
+    """Whether a sparsity pattern buys something, and why.
+
+    `expected` is a statement about the mechanism (a smaller encoding exists, a sparse kernel
+    exists), never a measured promise; None means "only under the condition in `why`".
+    """
+
+    expected: bool | None
+    why: str
+
+
+class Effects(Record):
+    """What one pattern buys on one target: bytes on disk, bytes in memory, time."""
+
+    size: Effect
+    ram: Effect
+    speed: Effect
+
+
+class Target(Record):
+    """One file format and the runtime that opens it.
+
+    `atol` is the default parity tolerance per precision, relative to max|y|.
+    `channel_alignment` is the block of channel widths that the runtime's kernels like.
+    """
+
+    name: str
+    title: str
+    suffix: str
+    extra: str | None
+    modules: tuple[str, ...]
+    precisions: tuple[str, ...]
+    encodings: tuple[str, ...]
+    effects: Mapping[str, Effects]
+    atol: Mapping[str, float]
+    channel_alignment: int
+    options: Mapping[str, str] = Field(default_factory=dict)
+
+    def require(self) -> None:
+        """Raise MissingDependencyError when a package of this target is not installed."""
+        absent = [module for module in self.modules if find_spec(module) is None]
+        if absent:
+            extra = f"[{self.extra}]" if self.extra else ""
+            raise MissingDependencyError(
+                f"target {self.name!r} needs {', '.join(absent)}, which is not installed",
+                where=f"targets: {self.name}",
+                hint=f"pip install 'pdp-export{extra}'",
+            )
+
+
+class ConvertRequest(Record):
+    """Everything a converter needs besides the program.
+
+    `metadata` is written into the file (preprocessing, labels, tool version).
+    `options` are the target's own, for example ``{"opset": 18}``.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[str, ...]
+    precision: str = "fp32"
+    encoding: str = "auto"
+    metadata: Mapping[str, str] = Field(default_factory=dict)
+    options: Mapping[str, Any] = Field(default_factory=dict)
+
+    def check(self, target: Target) -> None:
+        """Raise UsageError for a precision, encoding or option that the target does not have."""
+        for kind, value, known in (
+            ("precision", self.precision, target.precisions),
+            ("encoding", self.encoding, target.encodings),
+            *(("option", name, tuple(target.options)) for name in self.options),
+        ):
+            if value not in known:
+                raise UsageError(
+                    f"target {target.name!r} has no {kind} {value!r}{near_misses(value, known)}",
+                    where=f"targets: {target.name}: {kind}",
+                    hint=f"use one of: {', '.join(known) or '(none)'}",
+                )

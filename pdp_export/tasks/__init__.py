@@ -1,0 +1,1 @@
+"""The user's side: model and data factories, loss, metric, preprocessing."""

@@ -1,0 +1,1 @@
+"""The training loop on Lightning Fabric: checkpoints and exact resume."""

@@ -1,0 +1,1 @@
+"""Parity, weights, accuracy, size and latency statistics, and the gates."""
