@@ -1,27 +1,27 @@
 """Everything that can go wrong, as one tree. The exit code of the command line lives on the class.
 
-    PdpExportError                 1   base: what, where, next step
-    ├── UsageError                 2   a flag, a path or a combination that cannot work
-    │   ├── RecipeError            2   a key of the recipe, with its value and the allowed values
-    │   ├── RunDirectoryError      2   the output directory holds something else
-    │   └── DataError              2   a data factory that yields wrong shapes or types
-    ├── MissingDependencyError     3   a package or tool that is not installed
-    ├── ConversionError            4   a stage that cannot express this model
-    │   ├── CaptureError           4   torch.export cannot capture it
-    │   ├── RemovalError           4   channel removal refuses it
-    │   └── ChildCrashedError      4   a native converter or reader died, hung or ran out of memory
-    ├── ParityGateError            5   outputs or weights differ from the PyTorch model
-    ├── AccuracyGateError          6   more accuracy lost than the recipe allows
-    ├── CostGateError              7   latency or size outside the recipe's limit
-    ├── DeviceError                8   the place where a runtime should run
-    │   └── NotRunnableError       8   this file cannot be executed on this machine
-    ├── InconclusiveError          9   a gate that is set could not be decided
-    ├── CheckNotRunError          10   a required check did not run
-    ├── TrainingStoppedError      11   NaN, or no budget left; the last good checkpoint is kept
-    ├── ProofError                12   a stage changed the function it had to preserve
-    ├── FileError                  1   a file that is missing, damaged, foreign or does not fit on the disk
-    │   └── UnsafeFileError        1   a file that would run code; refused, never executed
-    └── InterruptedRunError      130   Ctrl-C; the state is saved
+PdpExportError                 1   base: what, where, next step
+├── UsageError                 2   a flag, a path or a combination that cannot work
+│   ├── RecipeError            2   a key of the recipe, with its value and the allowed values
+│   ├── RunDirectoryError      2   the output directory holds something else
+│   └── DataError              2   a data factory that yields wrong shapes or types
+├── MissingDependencyError     3   a package or tool that is not installed
+├── ConversionError            4   a stage that cannot express this model
+│   ├── CaptureError           4   torch.export cannot capture it
+│   ├── RemovalError           4   channel removal refuses it
+│   └── ChildCrashedError      4   a native converter or reader died, hung or ran out of memory
+├── ParityGateError            5   outputs or weights differ from the PyTorch model
+├── AccuracyGateError          6   more accuracy lost than the recipe allows
+├── CostGateError              7   latency or size outside the recipe's limit
+├── DeviceError                8   the place where a runtime should run
+│   └── NotRunnableError       8   this file cannot be executed on this machine
+├── InconclusiveError          9   a gate that is set could not be decided
+├── CheckNotRunError          10   a required check did not run
+├── TrainingStoppedError      11   NaN, or no budget left; the last good checkpoint is kept
+├── ProofError                12   a stage changed the function it had to preserve
+├── FileError                  1   a file that is missing, damaged, foreign or does not fit on the disk
+│   └── UnsafeFileError        1   a file that would run code; refused, never executed
+└── InterruptedRunError      130   Ctrl-C; the state is saved
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ def atomic_path(final: Path) -> Iterator[Path]:
         _flush_tree(temporary)
         if final.is_dir() or temporary.is_dir():
             remove(final)
-        os.replace(temporary, final)
+        temporary.replace(final)
         _flush(final.parent)
     except OSError as error:
         remove(temporary)

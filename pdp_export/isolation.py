@@ -40,7 +40,8 @@ def call(
     A PdpExportError raised in the child is raised here with the same class, text and hint.
 
     Args:
-        function: "module:function"; keyword arguments and result must be JSON.
+        function: "module:function"; its result must be JSON.
+        payload: Its keyword arguments, JSON as well.
         what: What is being done, for the error message ("converting to mnn").
         timeout_s: Seconds of wall time before the child is killed.
         memory_bytes: Address-space limit of the child (Linux and macOS).

@@ -1,0 +1,82 @@
+"""Turns pydantic's validation errors into sentences for the person who wrote the recipe."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from pdp_export.errors import RecipeError, near_misses
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_SHOWN = 8
+
+
+def explain(error: ValidationError, root: type[BaseModel], source: str) -> RecipeError:
+    """Return one RecipeError that quotes every wrong key, its value and what is allowed."""
+    details = _innermost(error.errors(include_url=False))
+    sentences = [_sentence(item, root) for item in details[:_SHOWN]]
+    if len(details) > _SHOWN:
+        sentences.append(f"... and {len(details) - _SHOWN} more")
+    return RecipeError(
+        "; ".join(sentences),
+        where=f"{source}: {', '.join(_dotted(item) for item in details[:_SHOWN])}",
+        hint="correct the recipe; `pdp-export init` writes a commented one with every key",
+    )
+
+
+def _innermost(details: list[ErrorDetails]) -> list[ErrorDetails]:
+    """Drop an error of a section when one of its own keys is already at fault."""
+    places = [item["loc"] for item in details]
+    return [
+        item
+        for item in details
+        if not any(len(p) > len(item["loc"]) > 0 and p[: len(item["loc"])] == item["loc"] for p in places)
+    ]
+
+
+def _dotted(item: ErrorDetails) -> str:
+    return ".".join(str(part) for part in item["loc"]) or "(whole recipe)"
+
+
+def _sentence(item: ErrorDetails, root: type[BaseModel]) -> str:
+    key, value, kind = _dotted(item), item["input"], item["type"]
+    context = item.get("ctx", {})
+    if kind == "extra_forbidden":
+        known = _keys_beside(item, root)
+        name = str(item["loc"][-1])
+        return f"unknown key {key!r}{near_misses(name, known)}; allowed: {', '.join(known)}"
+    if kind == "missing":
+        return f"key {key!r} is missing"
+    if kind == "literal_error":
+        allowed = str(context.get("expected", ""))
+        words = [word.strip(" '") for word in allowed.replace(" or ", ", ").split(",")]
+        return f"{key} is {value!r}{near_misses(str(value), words)}; allowed: {allowed}"
+    return f"{key} is {_short(value)}: {item['msg'].removeprefix('Value error, ')}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    limit = 80
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _keys_beside(item: ErrorDetails, root: type[BaseModel]) -> list[str]:
+    model: Any = root
+    for part in item["loc"][:-1]:
+        if isinstance(part, int):
+            continue
+        model = _section_of(model.model_fields[part].annotation)
+    return [name for name, field in model.model_fields.items() if not field.exclude]
+
+
+def _section_of(annotation: Any) -> Any:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _section_of(argument)
+        if found is not None:
+            return found
+    return None
