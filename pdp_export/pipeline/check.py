@@ -1,0 +1,74 @@
+"""Stage 1: refuse now what would otherwise be refused after an hour of training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from pdp_export.converters import registry
+from pdp_export.errors import NotRunnableError, PdpExportError, RecipeError
+from pdp_export.graph.capture import capture
+from pdp_export.graph.counting import count
+from pdp_export.pipeline.context import Context, Outcome, write_json
+from pdp_export.pipeline.requests import request_for
+from pdp_export.pruning.from_recipe import build_pruner
+from pdp_export.tasks import preprocessing
+from pdp_export.tasks.objective import example_inputs, named_outputs
+
+
+def run(context: Context, output: Path) -> Outcome:
+    """Check targets, data, outputs, capture and pattern; write what the dense model is made of."""
+    recipe = context.recipe
+    preprocessing.check(recipe)
+    for section in recipe.targets:
+        target = registry.load(section.name).TARGET
+        target.require()
+        request_for(recipe, section).check(target)
+    model = context.model()
+    _check_forward(context, model)
+    _ = context.data
+    inputs = example_inputs(recipe, context.capture_batch)
+    program = capture(model, inputs, context.dynamic)
+    counts = count(program)
+    pruner = build_pruner(model, recipe.pruning, inputs)
+    skipped = [item.model_dump() for item in pruner.skipped]
+    write_json(
+        output / "dense.json",
+        {"macs": counts.macs, "params": counts.parameters, "nonzero": counts.nonzero, "skipped": skipped},
+    )
+    return Outcome(
+        summary=f"{counts.parameters / 1e6:.2f} M params, {counts.macs / 1e6:.1f} M MACs, "
+        f"{len(recipe.targets)} targets, {len(skipped)} layers left dense",
+        figures={"params": counts.parameters, "macs": counts.macs},
+    )
+
+
+def _check_forward(context: Context, model: torch.nn.Module) -> None:
+    """Run the model once and give its outputs the recipe's names."""
+    recipe = context.recipe
+    model.eval()
+    try:
+        with torch.no_grad():
+            outputs = model(*example_inputs(recipe, context.capture_batch))
+    except PdpExportError:
+        raise
+    except Exception as error:
+        from pdp_export.tasks.references import user_line
+
+        raise RecipeError(
+            f"the model does not accept the recipe's inputs: {type(error).__name__}: {str(error).splitlines()[0]}",
+            where=user_line(error),
+            hint="check inputs.*.shape and dtype",
+        ) from error
+    named = named_outputs(outputs, recipe.outputs)
+    chosen = named[recipe.task.output or recipe.outputs[0]]
+    labels = recipe.preprocessing.labels
+    if labels and chosen.dim() > 1 and len(labels) != chosen.shape[1]:
+        raise RecipeError(
+            f"preprocessing.labels has {len(labels)} entries, the output has {chosen.shape[1]} classes",
+            where="preprocessing.labels",
+        )
+
+
+__all__ = ["NotRunnableError", "run"]

@@ -1,0 +1,91 @@
+"""What machine and which versions this run uses; nothing that identifies a person or a path."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shlex
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from pdp_export.measurements import EnvironmentFacts
+
+LIBRARIES = (
+    "torch", "lightning-fabric", "numpy", "onnx", "onnxscript", "onnxruntime", "coremltools",
+    "litert-torch", "ai-edge-litert", "MNN",
+)  # fmt: skip
+
+
+def tool_version() -> str:
+    """Return the installed version of pdp-export."""
+    try:
+        return version("pdp-export")
+    except PackageNotFoundError:
+        return "0 (not installed)"
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of the libraries that can change a result; absent ones are left out."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def describe(threads: int | None = None, device: str = "cpu") -> EnvironmentFacts:
+    """Return the facts about this machine that belong beside a measurement."""
+    return EnvironmentFacts(
+        os=f"{platform.system()} {platform.release()}",
+        machine=platform.machine(),
+        cpu=_cpu_name(),
+        cpu_count=os.cpu_count() or 1,
+        python=platform.python_version(),
+        versions=library_versions(),
+        threads=threads,
+        device=device,
+    )
+
+
+def git_state(folder: Path) -> tuple[str | None, bool | None]:
+    """Return (commit, dirty) of the user's repository around `folder`; (None, None) outside one."""
+    commit = _git(folder, "rev-parse", "HEAD")
+    if commit is None:
+        return None, None
+    return commit.strip(), bool(_git(folder, "status", "--porcelain", "--untracked-files=no"))
+
+
+def portable_command(arguments: list[str]) -> str:
+    """Return the command line with the program's name only and every absolute path cut to its last part."""
+    return shlex.join(["pdp-export", *(_portable(argument) for argument in arguments)])
+
+
+def _portable(argument: str) -> str:
+    flag, equals, value = argument.partition("=")
+    text = value if equals else flag
+    path, colon, function = text.partition(":")
+    short = Path(path).name + colon + function if Path(path).is_absolute() else text
+    return f"{flag}={short}" if equals else short
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments],  # noqa: S607 - the user's own git, found on PATH
+            capture_output=True, text=True, timeout=10, check=False,
+        )  # fmt: skip
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout if done.returncode == 0 else None
+
+
+def _cpu_name() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,32 @@
+"""Turns the recipe into one conversion request per target."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pdp_export.converters import registry
+from pdp_export.pipeline import environment
+from pdp_export.targets import ConvertRequest, Target
+from pdp_export.tasks import preprocessing
+
+if TYPE_CHECKING:
+    from pdp_export.recipe import Recipe, TargetSection
+
+
+def request_for(recipe: Recipe, section: TargetSection, *, encoding: str | None = None) -> ConvertRequest:
+    """Return the request for one target; `encoding` overrides the recipe's (the dense twin asks for "dense")."""
+    target = registry.load(section.name).TARGET
+    return ConvertRequest(
+        inputs=tuple(item.spec() for item in recipe.inputs),
+        outputs=recipe.outputs,
+        precision=section.precision or target.precisions[0],
+        encoding=encoding or section.encoding,
+        metadata=preprocessing.metadata(recipe, environment.tool_version()),
+        options=dict(section.options),
+    )
+
+
+def tolerance_for(recipe: Recipe, section: TargetSection, target: Target) -> float:
+    """Return the parity tolerance, relative to max|y|: the target's own key, the gate, or the converter's default."""
+    precision = section.precision or target.precisions[0]
+    return section.atol or recipe.gates.atol or target.atol[precision]

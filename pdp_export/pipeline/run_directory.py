@@ -1,0 +1,93 @@
+"""The run directory: who may write into it, and where each stage's output lies."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pdp_export import files
+from pdp_export.errors import RunDirectoryError
+from pdp_export.pipeline import manifest
+
+RECIPE = "recipe.yaml"
+LOG = "log.txt"
+LOCK = ".lock"
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths inside one run."""
+
+    folder: Path
+
+    @property
+    def artifacts(self) -> Path:
+        """Where the model files are; the dense ones in its folder ``dense``."""
+        return self.folder / "artifacts"
+
+    @property
+    def log(self) -> Path:
+        """The log of this run, child processes included."""
+        return self.folder / LOG
+
+    def checkpoints(self, stage: str) -> Path:
+        """Where a training stage keeps its checkpoints until it is finished."""
+        return self.folder / "checkpoints" / stage
+
+    def relative(self, path: Path) -> str:
+        """Return a path as it may travel: relative to the run directory."""
+        return path.relative_to(self.folder).as_posix()
+
+
+def prepare(folder: Path, recipe_yaml: str, *, resume: bool, force: bool) -> RunDirectory:
+    """Create a run directory, or open one to go on in it.
+
+    Raises:
+        RunDirectoryError: when the folder holds another run (without `resume` or `force`), or something else.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise RunDirectoryError(f"{folder.name} is a file, not a directory", where="--output", hint="choose another --output")
+    entries = [item for item in folder.iterdir() if item.name != LOCK] if folder.exists() else []
+    is_run = (folder / manifest.FILE_NAME).exists() or (folder / RECIPE).exists()
+    if entries and not is_run:
+        raise RunDirectoryError(
+            f"{folder.name} is not empty and is no run directory (it holds {entries[0].name!r})",
+            where="--output",
+            hint="choose another --output; nothing was touched",
+        )
+    if entries and force:
+        for item in entries:
+            files.remove(item)
+    elif entries and not resume:
+        raise RunDirectoryError(
+            f"{folder.name} already holds a run",
+            where="--output",
+            hint="go on with --resume, start over with --force, or choose another --output",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    files.write_text(folder / RECIPE, recipe_yaml)
+    return RunDirectory(folder)
+
+
+@contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Hold the run directory alone; a second process gets an error at once. The lock dies with its process.
+
+    Raises:
+        RunDirectoryError: when another process is working in it.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("w") as stream:
+        if sys.platform != "win32":
+            import fcntl
+
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunDirectoryError(
+                    f"another process is working in {folder.name}", where="--output", hint="wait for it, or choose another --output"
+                ) from None
+        yield
