@@ -1,0 +1,20 @@
+"""One spelling of zero: a pruned weight is +0.0 and nothing else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+
+
+def positive_zeros(values: Array) -> Array:
+    """Return a C-contiguous copy of `values` in which every -0.0 is +0.0; all other bits are kept.
+
+    A mask multiplied onto a negative weight, or a negative BatchNorm scale onto a zero, leaves -0.0:
+    equal in value, but not in bits, and worse to compress.
+    """
+    copy = values.copy(order="C")
+    copy[copy == 0] = 0
+    return copy
