@@ -21,12 +21,13 @@ def atomic_path(final: Path) -> Iterator[Path]:
     """Yield a temporary path beside `final`; on success flush it to the disk and rename it.
 
     Works for a file and for a directory. On any exception the temporary is deleted and `final` is
-    untouched. A directory that exists under the final name is replaced.
+    untouched. A directory that exists under the final name is replaced. The temporary name keeps the
+    suffix, since some writers insist on it.
 
     Raises:
         FileError: when the disk is full, naming the bytes left.
     """
-    temporary = final.with_name(f".{final.name}.partial")
+    temporary = final.with_name(f".{final.stem}.partial{final.suffix}")
     remove(temporary)
     final.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -38,11 +38,15 @@ StageFunction = Callable[["Context", Path], Outcome]
 
 @dataclass
 class Context:
-    """Shared by the stages of one run. Everything here is derived from the recipe, nothing from another stage."""
+    """Shared by the stages of one run. Everything here is derived from the recipe, nothing from another stage.
+
+    `checkpoint_dir` belongs to the running stage and to its inputs: a changed recipe finds it empty.
+    """
 
     recipe: Recipe
     run: RunDirectory
     observer: Observer
+    checkpoint_dir: Path = Path()
 
     @cached_property
     def data(self) -> Loaders:

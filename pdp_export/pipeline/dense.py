@@ -6,7 +6,6 @@ from pathlib import Path
 
 from safetensors.torch import save_file
 
-from pdp_export import files
 from pdp_export.pipeline.context import Context, Outcome, write_json
 from pdp_export.pipeline.training_progress import forward_progress
 from pdp_export.training.evaluate import evaluate
@@ -25,19 +24,16 @@ def run(context: Context, output: Path) -> Outcome:
         source = f"given weights ({Path(given).name})"
     else:
         model = context.model()
-        checkpoints = context.run.checkpoints("train-dense")
         result = train(
             model, context.data, context.objective, recipe.training,
             epochs=recipe.training.epochs, lr=recipe.training.lr, seed=recipe.seed,
-            checkpoint_dir=checkpoints, on_progress=forward_progress(context.observer, "dense training"),
+            checkpoint_dir=context.checkpoint_dir, on_progress=forward_progress(context.observer, "dense training"),
         )  # fmt: skip
         history = [record.model_dump(mode="json") for record in result.history]
         source = f"trained by this recipe, {recipe.training.epochs} epochs"
     metric = evaluate(model, context.data.validation, context.objective)
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, output / WEIGHTS)
     write_json(output / "dense.json", {"metric": metric.value, "n": metric.n, "source": source, "history": history})
-    if not given:
-        files.remove(context.run.checkpoints("train-dense"))
     return Outcome(
         summary=f"{recipe.task.metric} {metric.value:.4f} on {metric.n} samples, {source}",
         figures={"metric": metric.value, "n": metric.n},

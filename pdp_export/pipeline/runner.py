@@ -70,6 +70,9 @@ def _run_one(context: Context, stage: Stage, book: Manifest, selection: Selectio
     if not selection.forced(stage) and is_finished(book, stage, inputs, folder):
         context.observer.stage_skipped(index, count, stage.name)
         return book
+    context.checkpoint_dir = context.run.checkpoints(stage.name, inputs)
+    if selection.forced(stage):
+        files.remove(context.checkpoint_dir)
     context.observer.stage_started(index, count, stage.name)
     start = time.perf_counter()
     function = _load(stage)
@@ -96,6 +99,7 @@ def _run_one(context: Context, stage: Stage, book: Manifest, selection: Selectio
     )  # fmt: skip
     book = book.with_stage(stage.name, record)
     manifest.write(book, context.run.folder)
+    files.remove(context.checkpoint_dir)
     LOGGER.info("stage %s done in %.1f s: %s", stage.name, seconds, result.summary)
     context.observer.stage_done(index, count, result)
     return book

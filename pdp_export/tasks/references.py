@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 import traceback
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
@@ -101,7 +102,7 @@ def _import_file(path: Path, key: str) -> ModuleType:
             where=str(path),
             hint="paths count from the recipe's folder",
         )
-    name = f"pdp_export_user_{abs(hash(path.resolve())):x}_{path.stem}"
+    name = f"pdp_export_user_{zlib.crc32(path.resolve().as_posix().encode()):x}_{path.stem}"
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, path)
