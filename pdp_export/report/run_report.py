@@ -22,7 +22,7 @@ from pdp_export.measurements import (
 from pdp_export.results import Skipped, StageResult, Verdict
 
 FILE_NAME = "report.json"
-SCHEMA_VERSION = "pdp.report/1"
+SCHEMA_VERSION: Literal["pdp.report/1"] = "pdp.report/1"
 
 
 class ModelCounts(Measurement):

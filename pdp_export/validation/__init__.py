@@ -1,1 +1,1 @@
-"""Parity, weights, accuracy, size and latency statistics, and the gates."""
+"""Proves a written file against the PyTorch model. Start with `target_check.py`; each check has its own file."""
