@@ -1,0 +1,227 @@
+"""Target "onnx": one portable .onnx file with sparse weights, for ONNX Runtime and whatever else reads ONNX.
+
+The order of the steps is the design: torch's own optimizer runs first, the weights are encoded last (optimizers and
+quantizers would undo the encoding), and the proof reads the bytes that go to the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pdp_export.converters import onnx_sparse, onnx_weights
+from pdp_export.errors import ConversionError, UsageError
+from pdp_export.files import atomic_path
+from pdp_export.targets import ConvertRequest, Effect, Effects, Target
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto
+    from torch.export import ExportedProgram
+
+DEFAULT_OPSET = 18
+OPSETS = range(18, 24)
+_PROTOBUF_LIMIT = (1 << 31) - 1
+
+TARGET = Target(
+    name="onnx",
+    title="ONNX Runtime",
+    suffix=".onnx",
+    extra=None,
+    modules=("onnx", "onnxscript", "onnxruntime"),
+    precisions=("fp32",),
+    encodings=("auto", "dense", "gap8", "bitmask"),
+    effects={
+        "unstructured": Effects(
+            size=Effect(expected=True, why="zeros are not stored: gap8 or bitmask, decoded by standard operators"),
+            ram=Effect(expected=False, why="ONNX Runtime unpacks the weights when it loads the file"),
+            speed=Effect(expected=False, why="ONNX Runtime has no kernel that skips single zeros"),
+        ),
+        "channel": Effects(
+            size=Effect(expected=True, why="removed channels are not in the file"),
+            ram=Effect(expected=True, why="weights and activations are smaller"),
+            speed=Effect(expected=True, why="fewer multiplications, in steps of 16 channels on CPUs with AVX-512"),
+        ),
+    },
+    atol={"fp32": 1e-4},
+    channel_alignment=16,
+    options={"opset": f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})"},
+)
+
+
+def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> None:
+    """Write `program` to `path` as ONNX with the weights inside.
+
+    The same program and request give the same bytes. The file carries `request.metadata` and nothing of this machine.
+
+    Raises:
+        UsageError: an option, an encoding or a precision that this target does not have.
+        ConversionError: an operator that ONNX lacks, a parametrized or non-float32 weight, a dynamic axis that the
+            program fixes, an opset that the exporter did not reach, a model of 2 GiB or more.
+        ProofError: the graph lost zeros of a weight.
+    """
+    request.check(TARGET)
+    opset = _opset(request)
+    weights = onnx_weights.parameters(program)
+    _check_signature(program, request)
+    model = _export(program, request, opset)
+    _strip(model)
+    _name_axes(model, request)
+    onnx_weights.canonicalize(model)
+    onnx_weights.restore_names(model, weights)
+    shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
+    plan = onnx_sparse.encode(model, request.encoding)
+    for key, value in sorted(request.metadata.items()):
+        model.metadata_props.add(key=key, value=value)
+    data = _serialized(model)
+    written = _checked(data, opset)
+    stored = onnx_weights.constants(written) | onnx_sparse.decode(written, plan, shapes)
+    onnx_weights.prove_zeros(weights, stored)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def _opset(request: ConvertRequest) -> int:
+    value = request.options.get("opset", DEFAULT_OPSET)
+    if isinstance(value, bool) or not isinstance(value, int) or value not in OPSETS:
+        raise UsageError(
+            f"opset {value!r} is not one of {OPSETS[0]} to {OPSETS[-1]}",
+            where="targets: onnx: opset",
+            hint=f"leave it out for {DEFAULT_OPSET}; torch's exporter does not write older ones",
+        )
+    return value
+
+
+def _check_signature(program: ExportedProgram, request: ConvertRequest) -> None:
+    signature = program.graph_signature
+    for kind, has, asked in (
+        ("inputs", len(signature.user_inputs), len(request.inputs)),
+        ("outputs", len(signature.user_outputs), len(request.outputs)),
+    ):
+        if has != asked:
+            raise UsageError(
+                f"the program has {has} {kind}, but {asked} are named", where=kind, hint="name each of them"
+            )
+
+
+def _export(program: ExportedProgram, request: ConvertRequest, opset: int) -> ModelProto:
+    import torch
+    from torch.onnx import OnnxExporterError
+
+    size = sum(tensor.nbytes for tensor in program.state_dict.values())
+    if size > _PROTOBUF_LIMIT:
+        raise _too_large(size)
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it mentions that torchvision is absent
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 warns about its own treespec
+            warnings.simplefilter("ignore", DeprecationWarning)  # copying an exported program does too
+            exported = torch.onnx.export(
+                program,
+                dynamo=True,
+                opset_version=opset,
+                input_names=[spec.name for spec in request.inputs],
+                output_names=list(request.outputs),
+                external_data=False,
+                verbose=False,
+            )
+    except OnnxExporterError as error:
+        raise _unsupported(error) from error
+    finally:
+        logger.setLevel(level)
+    if exported is None:
+        raise ConversionError("torch.onnx.export returned nothing", hint="please report this model")
+    return exported.model_proto
+
+
+def _unsupported(error: BaseException) -> ConversionError:
+    """Name the node and the operator; the exporter's own text is a page long, innermost cause last."""
+    chain = [error]
+    while chain[-1].__cause__ is not None:
+        chain.append(chain[-1].__cause__)
+    texts = [str(item).splitlines()[0] for item in chain if str(item)]
+    node = next((match for text in texts if (match := re.search(r"node %(\w+)", text))), None)
+    return ConversionError(
+        f"ONNX cannot express this model: {texts[-1] if texts else type(chain[-1]).__name__}",
+        where=node.group(1) if node else None,
+        hint="replace the operator in the model, or choose another target",
+    )
+
+
+def _strip(model: ModelProto) -> None:
+    """Remove stack traces, source lines and paths of this machine, and shapes that every reader infers again."""
+    for graph in onnx_weights.subgraphs(model.graph):
+        for item in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+            item.ClearField("metadata_props")
+            item.ClearField("doc_string")
+        del graph.value_info[:]
+    model.ClearField("metadata_props")
+
+
+def _name_axes(model: ModelProto, request: ConvertRequest) -> None:
+    """Give the symbols of the captured program (``s77``) the names that the request gives its axes."""
+    names: dict[str, str] = {}
+    for spec, value in zip(request.inputs, model.graph.input, strict=True):
+        for axis, wanted in spec.dynamic.items():
+            dimension = value.type.tensor_type.shape.dim[axis]
+            if not dimension.dim_param:
+                raise ConversionError(
+                    f"axis {axis} of input {spec.name!r} shall be dynamic ({wanted!r}) but the captured program fixes "
+                    f"it at {dimension.dim_value}",
+                    where=spec.name,
+                    hint="capture with dynamic_shapes for that axis and an example size of at least 2",
+                )
+            if names.setdefault(dimension.dim_param, wanted) != wanted:
+                raise UsageError(
+                    f"axis {axis} of input {spec.name!r} is named {wanted!r}, but the program ties it to an axis named "
+                    f"{names[dimension.dim_param]!r}",
+                    where=spec.name,
+                    hint="give both axes the same name",
+                )
+    _rename_symbols(model.graph, names)
+
+
+def _rename_symbols(graph: GraphProto, names: dict[str, str]) -> None:
+    """Rename inside expressions too: an output axis may be ``2*s77``."""
+    for value in (*graph.input, *graph.output):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                dimension.dim_param = re.sub(r"\w+", lambda m: names.get(m[0], m[0]), dimension.dim_param)
+
+
+def _serialized(model: ModelProto) -> bytes:
+    size = model.ByteSize()
+    if size > _PROTOBUF_LIMIT:
+        raise _too_large(size)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data
+
+
+def _too_large(size: int) -> ConversionError:
+    return ConversionError(
+        f"the model has {size / 2**30:.2f} GiB of weights; one ONNX file holds less than 2 GiB",
+        hint="prune or shrink the model; weights outside of the file are not supported",
+    )
+
+
+def _checked(data: bytes, opset: int) -> ModelProto:
+    """Parse the bytes again, let onnx check them in full, and compare the opset with what was asked."""
+    import onnx
+
+    model: ModelProto = onnx.ModelProto.FromString(data)
+    try:
+        onnx.checker.check_model(model, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ConversionError(f"the exported graph is not valid ONNX: {str(error).splitlines()[0]}") from error
+    reached = {entry.domain or "ai.onnx": entry.version for entry in model.opset_import}.get("ai.onnx")
+    if reached != opset:
+        raise ConversionError(
+            f"asked for opset {opset}, but torch's exporter wrote {reached}",
+            where="targets: onnx: opset",
+            hint=f"leave it out for {DEFAULT_OPSET}",
+        )
+    return model
