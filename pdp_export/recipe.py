@@ -15,7 +15,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pdp_export.errors import RecipeError
 from pdp_export.recipe_errors import explain
 from pdp_export.results import Layout, TensorSpec
-from pdp_export.targets import TARGET_NAMES
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -269,5 +268,3 @@ def _override(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         place[key] = value
     return values
 
-
-__all__ = ["TARGET_NAMES", "Recipe"]

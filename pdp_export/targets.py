@@ -11,9 +11,6 @@ from pydantic import Field
 from pdp_export.errors import MissingDependencyError, UsageError, near_misses
 from pdp_export.results import Record, TensorSpec
 
-TARGET_NAMES = ("onnx", "coreml", "litert", "mnn")
-
-
 class Effect(Record):
     """Whether a sparsity pattern buys something, and why.
 
@@ -38,6 +35,8 @@ class Target(Record):
 
     `atol` is the default parity tolerance per precision, relative to max|y|.
     `channel_alignment` is the block of channel widths that the runtime's kernels like.
+    `storage` says, per precision and encoding, what a weight costs: bits for every element and bits
+    for every non-zero one; the dry run predicts sizes from it.
     """
 
     name: str
@@ -50,7 +49,14 @@ class Target(Record):
     effects: Mapping[str, Effects]
     atol: Mapping[str, float]
     channel_alignment: int
+    storage: Mapping[str, Mapping[str, tuple[float, float]]] = Field(default_factory=dict)
     options: Mapping[str, str] = Field(default_factory=dict)
+
+    def predicted_bits(self, precision: str, encoding: str, zeros: float) -> float | None:
+        """Return the expected bits per weight at a share of `zeros`; "auto" takes the cheapest encoding."""
+        known = self.storage.get(precision, {})
+        chosen = known.values() if encoding == "auto" else [known[encoding]] if encoding in known else []
+        return min((every + (1 - zeros) * nonzero for every, nonzero in chosen), default=None)
 
     def require(self) -> None:
         """Raise MissingDependencyError when a package of this target is not installed."""

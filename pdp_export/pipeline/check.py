@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pdp_export.converters import registry
-from pdp_export.errors import NotRunnableError, PdpExportError, RecipeError
+from pdp_export.errors import PdpExportError, RecipeError
 from pdp_export.graph.capture import capture
 from pdp_export.graph.counting import count
 from pdp_export.pipeline.context import Context, Outcome, write_json
@@ -71,4 +71,3 @@ def _check_forward(context: Context, model: torch.nn.Module) -> None:
         )
 
 
-__all__ = ["NotRunnableError", "run"]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,14 @@ class Evidence:
         weights: name -> float32 weights of rank >= 2 of the program that was converted.
         inputs: A few real samples, by input name, for parity.
         reference: Outputs of the PyTorch program for `inputs`, by output name, in the model's order.
-        validation_inputs: The whole validation set by input name; empty: accuracy is not asked for.
+        validation_chunks: Gives the validation set in chunks, by input name; None: accuracy is not asked for.
         judge: From the file's outputs on the validation set to its accuracy against the dense model.
     """
 
     weights: Mapping[str, Array]
     inputs: Mapping[str, Array]
     reference: Outputs
-    validation_inputs: Mapping[str, Array] = field(default_factory=dict)
+    validation_chunks: Callable[[], Iterable[Mapping[str, Array]]] | None = None
     judge: Callable[[Outputs], AccuracyResult] | None = None
 
 
@@ -127,14 +127,16 @@ def _parity(
 def _accuracy(
     written: WrittenFile, evidence: Evidence, threads: int, log: Path | None, parity: Check
 ) -> tuple[AccuracyResult | None, str]:
-    if evidence.judge is None or not evidence.validation_inputs:
+    if evidence.judge is None or evidence.validation_chunks is None:
         return None, ""
     if parity.value is None:
         return None, parity.reason
     try:
-        return evidence.judge(_outputs(written, evidence.validation_inputs, evidence, threads, log)), ""
+        parts = [_outputs(written, chunk, evidence, threads, log) for chunk in evidence.validation_chunks()]
     except ChildCrashedError as error:
         return None, error.what
+    whole = {name: np.concatenate([part[name] for part in parts]) for name in evidence.reference}
+    return evidence.judge(whole), ""
 
 
 def _outputs(

@@ -1,0 +1,3 @@
+"""The names of the targets, alone in a file so that ``--help`` imports nothing else."""
+
+TARGET_NAMES = ("onnx", "coreml", "litert", "mnn")
