@@ -1,0 +1,105 @@
+"""Small questions about a node of a captured graph: its arguments by name, its shape, its tensor."""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+
+aten = torch.ops.aten
+
+CONVOLUTIONS = frozenset({aten.conv1d, aten.conv2d, aten.conv3d})
+TRANSPOSED_CONVOLUTIONS = frozenset({aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d})
+BATCH_NORM = aten._native_batch_norm_legit_no_training
+
+
+def operator(node: Node) -> Any:
+    """Return the operator without its overload (``aten.add`` for ``aten.add.Tensor``), or the plain function."""
+    return getattr(node.target, "overloadpacket", node.target)
+
+
+def operator_name(node: Node) -> str:
+    """Return the operator as a person reads it, for example ``aten.conv2d``."""
+    return str(operator(node)) if node.op == "call_function" else node.op
+
+
+def argument(node: Node, name: str) -> Any:
+    """Return an argument of an ATen call by its schema name; its default if it was left out."""
+    for position, declared in enumerate(_schema(node).arguments):
+        if declared.name == name:
+            if position < len(node.args):
+                return node.args[position]
+            return node.kwargs.get(name, declared.default_value)
+    raise KeyError(f"{node.target} has no argument {name!r}")
+
+
+def set_argument(node: Node, name: str, value: Any) -> None:
+    """Set an argument of an ATen call by its schema name."""
+    for position, declared in enumerate(_schema(node).arguments):
+        if declared.name != name:
+            continue
+        if declared.kwarg_only:
+            node.kwargs = {**node.kwargs, name: value}
+            return
+        given = {item.name: argument(node, item.name) for item in _schema(node).arguments[:position]}
+        rest = {key: item for key, item in node.kwargs.items() if key not in given and key != name}
+        node.args = (*given.values(), value, *node.args[position + 1 :])
+        node.kwargs = rest
+        return
+    raise KeyError(f"{node.target} has no argument {name!r}")
+
+
+def has_argument(node: Node, name: str) -> bool:
+    """Tell whether the schema of an ATen call declares this argument."""
+    return isinstance(node.target, torch._ops.OpOverload) and any(a.name == name for a in _schema(node).arguments)
+
+
+def shape(node: Node) -> tuple[int, ...]:
+    """Return the traced shape; a dynamic size counts as the size it was traced with."""
+    return tuple(int(size) for size in value(node).shape)
+
+
+def value(node: Node) -> Any:
+    """Return the traced (fake) value: a tensor, a number, or a list of them."""
+    return node.meta["val"]
+
+
+def is_tensor(node: object) -> bool:
+    """Tell whether this is a node whose value is one tensor."""
+    return isinstance(node, Node) and isinstance(node.meta.get("val"), Tensor)
+
+
+def tensor_of(module: GraphModule, name: str) -> Tensor:
+    """Return the parameter, buffer or constant with this fully qualified name."""
+    return cast(Tensor, attrgetter(name)(module))
+
+
+def replace_tensor(module: GraphModule, name: str, tensor: Tensor) -> None:
+    """Put another tensor under a fully qualified name; a parameter stays one, a new name becomes one."""
+    prefix, _, leaf = name.rpartition(".")
+    owner = module.get_submodule(prefix)
+    old = getattr(owner, leaf, None)
+    if old is None or isinstance(old, nn.Parameter):
+        needs_gradient = tensor.is_floating_point() and (old is None or old.requires_grad)
+        tensor = nn.Parameter(tensor.detach(), requires_grad=needs_gradient)
+    setattr(owner, leaf, tensor)
+
+
+def used_tensors(module: GraphModule) -> dict[str, Node]:
+    """Return the ``get_attr`` node of every tensor that the graph reads, by fully qualified name."""
+    found = {str(node.target): node for node in module.graph.nodes if node.op == "get_attr"}
+    return {name: node for name, node in found.items() if isinstance(tensor_of(module, name), Tensor)}
+
+
+def layer_of(node: Node) -> str:
+    """Return the user's module that made this node ("features.0.0"), or the node's own name."""
+    stack = node.meta.get("nn_module_stack")
+    path = list(stack.values())[-1][0] if stack else ""
+    return path or node.name
+
+
+def _schema(node: Node) -> Any:
+    return cast(torch._ops.OpOverload, node.target)._schema
