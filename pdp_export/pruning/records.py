@@ -1,0 +1,65 @@
+"""What pruning tells about itself; all of it travels as JSON."""
+
+from __future__ import annotations
+
+from pdp_export.results import Record
+
+
+class MaskStatistics(Record):
+    """The state of one mask.
+
+    `asked` and `current` are shares of `size` (weights or channels). `threshold` is t in units of
+    the weights; `sharpness` is t^2 / tau (under 100 the mask is still soft); `fuzzy` is the share
+    with 0.05 < m < 0.95; `gain` is the largest derivative at the boundary before any clip,
+    1/2 + t^2 / (2 tau); `churn` is the share of kept-or-pruned decisions that changed since
+    statistics were last taken (None the first time).
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    size: int
+    asked: float | None
+    current: float
+    threshold: float
+    sharpness: float
+    gain: float
+    fuzzy: float
+    churn: float | None
+
+
+class HardenedMask(Record):
+    """One hardened mask: `pruned` of `size` weights or channels are exact zeros.
+
+    `gap` is the largest difference between the soft mask that was trained and the 0/1 mask that
+    is deployed, 0..0.5.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    size: int
+    pruned: int
+    gap: float
+
+
+class HardenReport(Record):
+    """What `Pruner.harden` wrote. `zeros` and `elements` count the weights of all masked parameters."""
+
+    masks: tuple[HardenedMask, ...]
+    zeros: int
+    elements: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> float:
+        """Pruned share of what could be pruned (weights or channels)."""
+        return sum(mask.pruned for mask in self.masks) / sum(mask.size for mask in self.masks)
+
+    @property
+    def sparsity(self) -> float:
+        """Zero share over all masked parameters."""
+        return self.zeros / self.elements
+
+    @property
+    def gap(self) -> float:
+        """The largest difference between a trained and a deployed mask."""
+        return max(mask.gap for mask in self.masks)
