@@ -240,6 +240,10 @@ class Recipe(Section):
         """The folder that relative paths of this recipe count from."""
         return Path(self.base_dir)
 
+    def rebased(self, folder: Path) -> Recipe:
+        """Return the same recipe with its relative paths counting from `folder`."""
+        return self.model_copy(update={"base_dir": str(folder)})
+
     def effective_yaml(self) -> str:
         """Return the recipe with every default filled in, as YAML."""
         return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False, allow_unicode=True)

@@ -57,7 +57,9 @@ def _targets(recipe: Recipe, flags: dict[str, Any]) -> list[dict[str, Any]]:
         if flags.get(flag) is None:
             continue
         if target not in names:
-            raise UsageError(f"--{flag.replace('_', '-')} belongs to target {target}, which is not asked for", where="--target")
+            raise UsageError(
+                f"--{flag.replace('_', '-')} belongs to target {target}, which is not asked for", where="--target"
+            )
         section = chosen[names.index(target)]
         section["options"] = {**section.get("options", {}), flag: flags[flag]}
     for key in ("precision", "encoding"):

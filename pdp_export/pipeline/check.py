@@ -5,14 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from pdp_export.graph.counting import count
 
 from pdp_export.converters import registry
 from pdp_export.errors import PdpExportError, RecipeError
 from pdp_export.graph.capture import capture
-from pdp_export.graph.counting import count
 from pdp_export.pipeline.context import Context, Outcome, write_json
 from pdp_export.pipeline.requests import request_for
-from pdp_export.pruning.from_recipe import build_pruner
+from pdp_export.pruning.pruner import Pruner
 from pdp_export.tasks import preprocessing
 from pdp_export.tasks.objective import example_inputs, named_outputs
 
@@ -31,7 +31,7 @@ def run(context: Context, output: Path) -> Outcome:
     inputs = example_inputs(recipe, context.capture_batch)
     program = capture(model, inputs, context.dynamic)
     counts = count(program)
-    pruner = build_pruner(model, recipe.pruning, inputs)
+    pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)
     skipped = [item.model_dump() for item in pruner.skipped]
     write_json(
         output / "dense.json",
@@ -69,5 +69,3 @@ def _check_forward(context: Context, model: torch.nn.Module) -> None:
             f"preprocessing.labels has {len(labels)} entries, the output has {chosen.shape[1]} classes",
             where="preprocessing.labels",
         )
-
-

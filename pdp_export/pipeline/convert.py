@@ -35,7 +35,9 @@ def run(context: Context, output: Path) -> Outcome:
         facts = describe(section.name, path, log=context.run.log)
         records.append(_record(section, role, path, output, request, facts))
     context.observer.progress("converting", len(jobs), len(jobs))
-    (output / ARTIFACTS).write_text(json.dumps([r.model_dump(mode="json") for r in records], indent=2), encoding="utf-8")
+    (output / ARTIFACTS).write_text(
+        json.dumps([r.model_dump(mode="json") for r in records], indent=2), encoding="utf-8"
+    )
     sizes = ", ".join(f"{r.target} {r.bytes / 1e3:.0f} kB" for r in records if r.role == "pruned")
     return Outcome(summary=sizes, figures={f"{r.target}_{r.role}_bytes": r.bytes for r in records})
 
@@ -60,7 +62,9 @@ def convert_file(program: Path, path: Path, target: str, request: ConvertRequest
             what=f"converting to {target}", log=log,
         )  # fmt: skip
         if not partial.exists():
-            raise ConversionError(f"the {target} converter left no file", where=f"targets: {target}", hint="see log.txt")
+            raise ConversionError(
+                f"the {target} converter left no file", where=f"targets: {target}", hint="see log.txt"
+            )
 
 
 def convert_in_child(program: str, path: str, target: str, request: dict[str, Any]) -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from pdp_export.training.evaluate import evaluate
 from safetensors.torch import save_file
 
 from pdp_export.pipeline.context import Context, Outcome, write_json
 from pdp_export.pipeline.training_progress import forward_progress
-from pdp_export.training.evaluate import evaluate
 from pdp_export.training.loop import train
 
 WEIGHTS = "model.safetensors"

@@ -43,7 +43,10 @@ class ArtifactRecord(Record):
 
 
 class Manifest(Record):
-    """The whole of manifest.json. `stages` holds only stages that are finished."""
+    """The whole of manifest.json. `stages` holds only stages that are finished.
+
+    `recipe_folder` is where the recipe's relative paths count from, relative to the run directory.
+    """
 
     schema_version: Literal["pdp.manifest/1"] = SCHEMA_VERSION
     created_utc: str
@@ -53,6 +56,7 @@ class Manifest(Record):
     command: str
     seed: int
     recipe_sha256: str
+    recipe_folder: str = "."
     environment: Mapping[str, Any]
     stages: Mapping[str, StageRecord] = Field(default_factory=dict)
     artifacts: tuple[ArtifactRecord, ...] = ()

@@ -8,7 +8,7 @@ from pdp_export.pipeline.context import Context, Outcome, write_json
 from pdp_export.pipeline.dense import WEIGHTS
 from pdp_export.pipeline.pruner_state import save_soft
 from pdp_export.pipeline.training_progress import forward_progress
-from pdp_export.pruning.from_recipe import build_pruner
+from pdp_export.pruning.pruner import Pruner
 from pdp_export.tasks.objective import example_inputs
 from pdp_export.training.loop import train
 
@@ -18,7 +18,7 @@ def run(context: Context, output: Path) -> Outcome:
     recipe = context.recipe
     model = context.model(context.output_of("train-dense") / WEIGHTS)
     inputs = example_inputs(recipe, context.capture_batch)
-    pruner = build_pruner(model, recipe.pruning, inputs)
+    pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)
     result = train(
         model, context.data, context.objective, recipe.training,
         epochs=recipe.pruning.epochs, lr=recipe.pruning.lr or recipe.training.lr, seed=recipe.seed + 1,

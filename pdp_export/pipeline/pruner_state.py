@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 def save_soft(model: nn.Module, pruner: Pruner, folder: Path) -> None:
     """Write ``soft.safetensors`` (model and pruner tensors) and ``soft.json`` (the pruner's numbers)."""
-    tensors, numbers = pruner.state_dict()
+    state = pruner.state_dict()
     both = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
-    both |= {f"pruner.{key}": value.contiguous() for key, value in tensors.items()}
+    both |= {f"pruner.{key}": value.contiguous() for key, value in state["tensors"].items()}
     save_file(both, folder / "soft.safetensors")
-    (folder / "soft.json").write_text(json.dumps(numbers, indent=2, sort_keys=True), encoding="utf-8")
+    (folder / "soft.json").write_text(json.dumps(state["meta"], indent=2, sort_keys=True), encoding="utf-8")
 
 
 def load_soft(model: nn.Module, pruner: Pruner, folder: Path) -> None:
@@ -31,4 +31,5 @@ def load_soft(model: nn.Module, pruner: Pruner, folder: Path) -> None:
         for prefix in ("model", "pruner")
     }
     model.load_state_dict(split["model"])
-    pruner.load_state_dict(split["pruner"], json.loads((folder / "soft.json").read_text(encoding="utf-8")))
+    meta = json.loads((folder / "soft.json").read_text(encoding="utf-8"))
+    pruner.load_state_dict({"meta": meta, "tensors": split["pruner"]})

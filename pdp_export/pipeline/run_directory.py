@@ -11,6 +11,7 @@ from pathlib import Path
 from pdp_export import files
 from pdp_export.errors import RunDirectoryError
 from pdp_export.pipeline import manifest
+from pdp_export.recipe import Recipe
 
 RECIPE = "recipe.yaml"
 LOG = "log.txt"
@@ -49,7 +50,9 @@ def prepare(folder: Path, recipe_yaml: str, *, resume: bool, force: bool) -> Run
         RunDirectoryError: when the folder holds another run (without `resume` or `force`), or something else.
     """
     if folder.exists() and not folder.is_dir():
-        raise RunDirectoryError(f"{folder.name} is a file, not a directory", where="--output", hint="choose another --output")
+        raise RunDirectoryError(
+            f"{folder.name} is a file, not a directory", where="--output", hint="choose another --output"
+        )
     entries = [item for item in folder.iterdir() if item.name != LOCK] if folder.exists() else []
     is_run = (folder / manifest.FILE_NAME).exists() or (folder / RECIPE).exists()
     if entries and not is_run:
@@ -72,6 +75,16 @@ def prepare(folder: Path, recipe_yaml: str, *, resume: bool, force: bool) -> Run
     return RunDirectory(folder)
 
 
+def saved_recipe(folder: Path) -> Recipe:
+    """Return the effective recipe of a run; its relative paths count from where the original recipe was.
+
+    Raises:
+        RunDirectoryError: when the folder is no run directory.
+    """
+    book = manifest.read(folder)
+    return Recipe.load(folder / RECIPE).rebased(folder / book.recipe_folder)
+
+
 @contextmanager
 def exclusive(folder: Path) -> Iterator[None]:
     """Hold the run directory alone; a second process gets an error at once. The lock dies with its process.
@@ -88,6 +101,8 @@ def exclusive(folder: Path) -> Iterator[None]:
                 fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 raise RunDirectoryError(
-                    f"another process is working in {folder.name}", where="--output", hint="wait for it, or choose another --output"
+                    f"another process is working in {folder.name}",
+                    where="--output",
+                    hint="wait for it, or choose another --output",
                 ) from None
         yield

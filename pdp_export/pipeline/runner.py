@@ -6,6 +6,7 @@ import hashlib
 import importlib
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -162,6 +163,7 @@ def _open_manifest(context: Context, command: str) -> Manifest:
         "command": command,
         "seed": recipe.seed,
         "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "recipe_folder": Path(os.path.relpath(recipe.folder.resolve(), folder.resolve())).as_posix(),
         "tool_version": environment.tool_version(),
         "git_commit": commit,
         "git_dirty": dirty,

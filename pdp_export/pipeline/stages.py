@@ -67,7 +67,9 @@ def check_order(stages: Sequence[Stage]) -> None:
     for stage in stages:
         early = [need for need in stage.needs if need not in seen]
         if early:
-            raise UsageError(f"stage {stage.name!r} reads {', '.join(early)}, which does not come before it", where="stages")
+            raise UsageError(
+                f"stage {stage.name!r} reads {', '.join(early)}, which does not come before it", where="stages"
+            )
         seen.add(stage.name)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-
 from pdp_export.converters import registry
 from pdp_export.graph.archive import load_program
 from pdp_export.measurements import TargetResult
@@ -62,5 +61,3 @@ def _written(context: Context, section: TargetSection) -> WrittenFile:
 def _line(result: TargetResult) -> str:
     verdicts = ", ".join(f"{check.name} {check.verdict.replace('_', ' ')}" for check in result.checks)
     return f"{result.target} {verdicts}"
-
-

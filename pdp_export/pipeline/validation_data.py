@@ -78,7 +78,9 @@ class ValidationSet:
             yield unpack(batch, self._names)
 
     def _joined(self, parts: list[tuple[Array, ...]]) -> dict[str, Array]:
-        return {name: np.concatenate(arrays) for name, arrays in zip(self._names, zip(*parts, strict=True), strict=True)}
+        return {
+            name: np.concatenate(arrays) for name, arrays in zip(self._names, zip(*parts, strict=True), strict=True)
+        }
 
     def _answers(self, dense: nn.Module) -> tuple[list[Any], Array, Array]:
         objective = self._context.objective
@@ -100,7 +102,9 @@ class ValidationSet:
         return targets, np.concatenate(scores), np.concatenate(predictions) if predictions else empty
 
 
-def reference_outputs(module: Callable[..., Any], inputs: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+def reference_outputs(
+    module: Callable[..., Any], inputs: Mapping[str, Array], names: tuple[str, ...]
+) -> dict[str, Array]:
     """Return the PyTorch program's outputs by name."""
     with torch.no_grad():
         outputs = module(*(torch.from_numpy(array) for array in inputs.values()))

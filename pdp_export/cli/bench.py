@@ -1,0 +1,110 @@
+"""``pdp-export bench``: latency of two files, or of a whole run again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pdp_export.cli import options
+
+if TYPE_CHECKING:
+    from pdp_export.measurements import LatencyResult
+
+
+@click.command("bench")
+@click.argument("pruned", type=click.Path())
+@click.option("--against", "dense", type=click.Path(), metavar="FILE", help="The dense file of the same format.")
+@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per inference.")
+@click.option(
+    "--warmup", type=click.IntRange(min=1), default=10, show_default=True, help="Inferences before measuring."
+)
+@click.option("--runs", type=click.IntRange(min=6), default=120, show_default=True, help="Timed inferences per file.")
+@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the runtime.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Order of the blocks and random inputs.")
+@options.output_options
+def command(
+    pruned: str, dense: str | None, batch: int, warmup: int, runs: int, threads: int, seed: int, **flags: Any
+) -> int:
+    """Measure a pruned file against its dense twin, interleaved in one process, with an A/A control.
+
+    PRUNED is a model file (with --against) or a run directory, whose files are all measured again.
+    """
+    path = Path(pruned)
+    if path.is_dir() and not path.suffix:
+        from pdp_export.cli.again import run_again
+
+        return run_again(path, "bench", flags)
+    from pdp_export.errors import UsageError
+    from pdp_export.measurements import LatencyProtocol
+    from pdp_export.runtimes.registry import name_for
+    from pdp_export.validation import isolated
+
+    if dense is None:
+        raise UsageError(
+            "one latency alone says little: give the file to compare with",
+            where="--against",
+            hint="give the dense file of the same format",
+        )
+    target = name_for(path)
+    if name_for(Path(dense)) != target:
+        raise UsageError(f"{path.name} and {Path(dense).name} are not of the same format", where="--against")
+    protocol = LatencyProtocol(
+        warmup=warmup, blocks=max(2, -(-runs // 3)), runs_per_block=3, seed=seed, threads=threads
+    )
+    inputs = _random_inputs(isolated.describe(target, path).inputs, batch, seed)
+    measured = isolated.bench(target, Path(dense), path, inputs, protocol, batch=batch)
+    _print(measured, flags)
+    return 0
+
+
+def _random_inputs(specs: Any, batch: int, seed: int) -> dict[str, Any]:
+    """Return random inputs in the model's layout (the feeder turns NCHW into the file's own)."""
+    import numpy as np
+
+    generator = np.random.default_rng(seed)
+    made = {}
+    for spec in specs:
+        shape = list(spec.shape)
+        if spec.layout == "NHWC":
+            shape = [shape[0], shape[3], shape[1], shape[2]]
+        shape[0] = batch if 0 in spec.dynamic else shape[0]
+        made[spec.name] = (
+            generator.standard_normal(shape).astype(spec.dtype)
+            if "float" in spec.dtype
+            else np.zeros(shape, spec.dtype)
+        )
+    return made
+
+
+def _print(measured: LatencyResult, flags: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from pdp_export.cli.drawing import stdout_console
+
+    if flags["as_json"]:
+        click.echo(measured.model_dump_json(indent=2))
+        return
+    console = stdout_console(no_color=flags["no_color"])
+    table = Table("file", "p50 ms", "p90 ms", "mean ms", "first ms", "load ms", box=None)
+    for name, arm in (("dense", measured.dense), ("pruned", measured.pruned)):
+        table.add_row(
+            name,
+            f"{arm.p50_ms:.3f}",
+            f"{arm.p90_ms:.3f}",
+            f"{arm.mean_ms:.3f}",
+            f"{arm.first_ms:.3f}",
+            f"{arm.load_ms:.1f}",
+        )
+    console.print(table)
+    both = measured.comparison
+    control = measured.control_aa
+    console.print(
+        f"pruned / dense {both.ratio:.3f} (95 % {both.interval.low:.3f} to {both.interval.high:.3f}), control dense / dense {control.ratio:.3f} ({control.interval.low:.3f} to {control.interval.high:.3f})"
+    )
+    console.print(
+        f"{measured.runtime} {measured.runtime_version}, {measured.protocol.threads} threads, batch {measured.batch}, {measured.execution}"
+    )
+    for reason in measured.reasons:
+        console.print(f"note: {reason}", markup=False)

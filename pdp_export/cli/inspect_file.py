@@ -1,0 +1,80 @@
+"""``pdp-export inspect FILE``: what a written file really holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pdp_export.cli import options
+
+if TYPE_CHECKING:
+    from pdp_export.results import FileFacts, TensorSpec
+
+_SHOWN_METADATA = 100
+
+
+@click.command("inspect")
+@click.argument("file", type=click.Path())
+@click.option("--all", "all_tensors", is_flag=True, help="List every tensor, not only the 40 largest.")
+@options.output_options
+def command(file: str, all_tensors: bool, **flags: Any) -> int:
+    """Show tensors, encodings, dtypes, zeros and bytes of a .onnx, .mlpackage, .tflite or .mnn file.
+
+    Everything is read from the file's own bytes by a child process with time and memory limits.
+    """
+    from pdp_export.runtimes.registry import name_for
+    from pdp_export.validation.isolated import describe
+
+    path = Path(file)
+    facts = describe(name_for(path), path)
+    if flags["as_json"]:
+        click.echo(facts.model_dump_json(indent=2))
+    else:
+        _print(path, facts, all_tensors, flags["no_color"])
+    return 0
+
+
+def _print(path: Path, facts: FileFacts, all_tensors: bool, no_color: bool) -> None:
+    from rich.table import Table
+
+    from pdp_export.cli.drawing import stdout_console
+
+    console = stdout_console(no_color=no_color)
+    share = facts.zeros / facts.elements if facts.elements else 0.0
+    console.print(
+        f"{path.name}: {facts.format}, {facts.file_bytes:,} bytes, {share:.1%} of {facts.elements:,} weights are zero"
+    )
+    console.print(f"  inputs   {_specs(facts.inputs)}\n  outputs  {_specs(facts.outputs)}", markup=False)
+    console.print(f"  encodings {', '.join(f'{name} x{count}' for name, count in sorted(facts.encodings.items()))}")
+    console.print(f"  operators {', '.join(f'{name} x{count}' for name, count in sorted(facts.operators.items()))}")
+    for key, value in sorted(facts.metadata.items()):
+        console.print(f"  {key} = {value[:_SHOWN_METADATA]}", markup=False)
+    for note in facts.notes:
+        console.print(f"  note: {note}", markup=False)
+    table = Table("tensor", "shape", "dtype", "stored as", "zeros", "bytes", box=None)
+    tensors = sorted(facts.tensors, key=lambda tensor: -tensor.stored_bytes)
+    shown = tensors if all_tensors else tensors[:40]
+    for tensor in shown:
+        zeros = f"{tensor.zeros / tensor.elements:.1%}" if tensor.elements else "-"
+        shape = "x".join(map(str, tensor.shape)) or "scalar"
+        table.add_row(
+            tensor.name,
+            shape,
+            tensor.dtype,
+            f"{tensor.encoding} {tensor.stored_dtype}",
+            zeros,
+            f"{tensor.stored_bytes:,}",
+        )
+    console.print(table)
+    if len(shown) < len(tensors):
+        console.print(f"... and {len(tensors) - len(shown)} smaller tensors (--all lists them)")
+
+
+def _specs(specs: tuple[TensorSpec, ...]) -> str:
+    return ", ".join(
+        f"{spec.name} {spec.dtype}[{', '.join(spec.dynamic.get(axis, str(size)) for axis, size in enumerate(spec.shape))}]"
+        + ("" if spec.layout == "any" else f" {spec.layout}")
+        for spec in specs
+    )

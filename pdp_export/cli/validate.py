@@ -1,0 +1,124 @@
+"""``pdp-export validate``: a file against a PyTorch program, or a whole run again from the disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pdp_export.cli import options
+
+if TYPE_CHECKING:
+    from pdp_export.pipeline.api import FileVerdict
+
+
+@click.command("validate")
+@click.argument("file", type=click.Path())
+@click.option("--reference", type=click.Path(), metavar="PATH", help="The .pt2 program that the file was made from.")
+@click.option(
+    "--inputs", type=click.Path(), metavar="NPZ", help="Inputs by name, model layout. [default: 8 random samples]"
+)
+@click.option("--atol", type=float, help="Largest error, relative to max|y|. [default: the target's]")
+@click.option("--require-all-checks", is_flag=True, help="Exit 10 when a check did not run.")
+@options.output_options
+def command(
+    file: str, reference: str | None, inputs: str | None, atol: float | None, require_all_checks: bool, **flags: Any
+) -> int:
+    """Compare stored weights bit by bit and outputs within a tolerance.
+
+    FILE is a model file (with --reference) or a run directory, whose files are all checked again.
+    """
+    if Path(file).is_dir() and not Path(file).suffix:
+        return _validate_run(Path(file), flags, require_all_checks)
+    from pdp_export.errors import CheckNotRunError, ParityGateError, UsageError
+    from pdp_export.graph.archive import load_program
+    from pdp_export.pipeline import api
+    from pdp_export.results import Verdict
+
+    if reference is None:
+        raise UsageError(
+            "a file is compared with the program it was made from",
+            where="--reference",
+            hint="give --reference model.pt2",
+        )
+    program = load_program(Path(reference))
+    found = api.validate(file, reference=program, inputs=_inputs(program, inputs), atol=atol)
+    _print(Path(file), found, flags)
+    if found.verdict is Verdict.FAIL:
+        return ParityGateError.exit_code
+    return CheckNotRunError.exit_code if require_all_checks and found.verdict is Verdict.NOT_RUN else 0
+
+
+def _validate_run(folder: Path, flags: dict[str, Any], require_all: bool) -> int:
+    from pdp_export.cli.again import run_again
+
+    return run_again(folder, "validate", flags, require_all=require_all)
+
+
+def _inputs(program: Any, path: str | None) -> tuple[Any, ...]:
+    import numpy as np
+    import torch
+
+    from pdp_export.errors import FileError
+    from pdp_export.pipeline.program_io import input_specs
+
+    specs = input_specs(program)
+    if path is None:
+        generator = torch.Generator().manual_seed(0)
+        shapes = [
+            tuple(8 if axis == 0 and 0 in spec.dynamic else size for axis, size in enumerate(spec.shape))
+            for spec in specs
+        ]
+        return tuple(
+            torch.randn(shape, generator=generator)
+            if spec.dtype == "float32"
+            else torch.zeros(shape, dtype=getattr(torch, spec.dtype))
+            for shape, spec in zip(shapes, specs, strict=True)
+        )
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = [archive[name] for name in archive.files]
+    except (OSError, ValueError, EOFError) as error:
+        raise FileError(f"{Path(path).name} is no .npz file of arrays: {error}", where="--inputs") from error
+    if len(arrays) != len(specs):
+        raise FileError(
+            f"{Path(path).name} holds {len(arrays)} arrays, the program has {len(specs)} inputs", where="--inputs"
+        )
+    return tuple(torch.from_numpy(array) for array in arrays)
+
+
+def _print(path: Path, found: FileVerdict, flags: dict[str, Any]) -> None:
+    import json
+
+    from pdp_export.cli.drawing import stdout_console
+
+    if flags["as_json"]:
+        weights = found.weights.model_dump(mode="json") if found.weights else None
+        parity = [item.model_dump(mode="json") for item in found.parity]
+        click.echo(
+            json.dumps(
+                {
+                    "file": path.name,
+                    "verdict": found.verdict,
+                    "reasons": found.reasons,
+                    "parity": parity,
+                    "weights": weights,
+                },
+                indent=2,
+            )
+        )
+        return
+    console = stdout_console(no_color=flags["no_color"])
+    console.print(f"{path.name}: {found.verdict.replace('_', ' ')}")
+    if found.weights:
+        check = found.weights
+        console.print(
+            f"  weights {check.verdict}: {check.tensors_compared} tensors, {check.elements:,} elements, {check.differing_elements} differ, {check.zeros_found:,} zeros"
+        )
+    for item in found.parity:
+        console.print(
+            f"  {item.name} {item.verdict}: max abs {item.max_abs}, relative to range {item.relative_to_range}, limit {item.atol:g}"
+        )
+    for reason in found.reasons:
+        console.print(f"  {reason}", markup=False)

@@ -1,0 +1,230 @@
+"""The public functions: the whole pipeline, and its last stages for a program that exists already."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pdp_export.converters import registry
+from pdp_export.errors import UsageError
+from pdp_export.measurements import OutputParity, WeightCheck
+from pdp_export.pipeline import run_directory
+from pdp_export.pipeline.context import Context
+from pdp_export.pipeline.manifest import Manifest
+from pdp_export.pipeline.observer import Observer, Silent
+from pdp_export.pipeline.plan import Plan, plan
+from pdp_export.pipeline.runner import Selection, run_stages
+from pdp_export.recipe import Recipe
+from pdp_export.report import run_report
+from pdp_export.results import FileFacts, TensorSpec, Verdict
+from pdp_export.targets import ConvertRequest
+from pdp_export.validation import gates, isolated
+from pdp_export.validation.parity import compare_outputs
+
+if TYPE_CHECKING:
+    from torch import nn
+    from torch.export import ExportedProgram
+
+    from pdp_export.report.run_report import RunReport
+
+__all__ = [
+    "Artifact",
+    "FileVerdict",
+    "Plan",
+    "convert",
+    "exit_code",
+    "plan",
+    "prune_and_convert",
+    "run_until",
+    "validate",
+]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A written model file, with what was read back from it."""
+
+    path: Path
+    target: str
+    precision: str
+    facts: FileFacts
+
+
+@dataclass(frozen=True)
+class FileVerdict:
+    """What `validate` found. `parity` is empty, and the verdict NOT_RUN, where the file cannot be executed here."""
+
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    parity: tuple[OutputParity, ...]
+    weights: WeightCheck | None
+
+
+def prune_and_convert(
+    recipe: Recipe | str | Path,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    selection: Selection | None = None,
+    observer: Observer | None = None,
+    command: str = "pdp_export.prune_and_convert",
+) -> RunReport | None:
+    """Run the whole pipeline and return the run's report; None when `selection` stops before it.
+
+    Args:
+        recipe: A recipe, or the path of one.
+        output: The run directory.
+        resume: Go on in a run directory; finished stages with unchanged inputs are skipped.
+        force: Start over in a run directory.
+        selection: Stages to run; all by default.
+        observer: Receives progress; silent by default.
+        command: The command line for the manifest and the report.
+
+    Raises:
+        PdpExportError: of whatever stage refuses or fails.
+    """
+    run_until(recipe, output, resume=resume, force=force, selection=selection, observer=observer, command=command)
+    report = Path(output) / run_report.FILE_NAME
+    chosen = selection or Selection()
+    return run_report.read(Path(output)) if report.exists() and chosen.stages()[-1].name == "report" else None
+
+
+def run_until(
+    recipe: Recipe | str | Path,
+    output: str | Path,
+    *,
+    resume: bool = False,
+    force: bool = False,
+    selection: Selection | None = None,
+    observer: Observer | None = None,
+    command: str = "pdp_export.run_until",
+) -> Manifest:
+    """Run the selected stages and return the manifest. Arguments as for `prune_and_convert`."""
+    parsed = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
+    chosen = selection or Selection()
+    going_on = resume or chosen.only is not None or chosen.from_stage is not None
+    chosen.stages()  # An unknown stage name is refused before anything is written.
+    folder = Path(output)
+    with run_directory.exclusive(folder):
+        run = run_directory.prepare(folder, parsed.effective_yaml(), resume=going_on, force=force)
+        return run_stages(Context(parsed, run, observer or Silent()), chosen, command)
+
+
+def exit_code(report: RunReport, *, require_all: bool = False) -> int:
+    """Return the command line's exit code for a report: 0 when no set gate failed."""
+    return gates.exit_code(report.targets, require_all=require_all)
+
+
+def convert(
+    program: ExportedProgram,
+    path: str | Path,
+    *,
+    target: str,
+    encoding: str = "auto",
+    precision: str | None = None,
+    input_names: Sequence[str] = (),
+    output_names: Sequence[str] = (),
+    metadata: Mapping[str, str] | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Artifact:
+    """Write a captured program as one file; it appears whole or not at all.
+
+    Args:
+        program: For example `remove_channels(...).program`; float32, BatchNorm folded.
+        path: The file to write.
+        target: onnx, coreml, litert or mnn.
+        encoding: "auto", "dense", or one of the target's own.
+        precision: One of the target's precisions; its first one by default.
+        input_names: Names of the inputs, in order; the program's own by default.
+        output_names: Names of the outputs, in order; the program's own by default.
+        metadata: Text that is written into the file.
+        options: The target's own options.
+
+    Raises:
+        UsageError: for an unknown target, precision, encoding or option.
+        MissingDependencyError: when a package of the target is not installed.
+        ConversionError: when the target cannot express the program.
+    """
+    from pdp_export.graph.archive import save_program
+    from pdp_export.pipeline.convert import convert_file
+    from pdp_export.pipeline.program_io import input_specs, output_names_of
+
+    declared = registry.load(target).TARGET
+    declared.require()
+    request = ConvertRequest(
+        inputs=input_specs(program, input_names), outputs=tuple(output_names) or output_names_of(program),
+        precision=precision or declared.precisions[0], encoding=encoding,
+        metadata=dict(metadata or {}), options=dict(options or {}),
+    )  # fmt: skip
+    request.check(declared)
+    final = Path(path)
+    if final.suffix != declared.suffix:
+        raise UsageError(
+            f"a {target} file ends in {declared.suffix}, not {final.suffix or 'nothing'}", where=final.name
+        )
+    with tempfile.TemporaryDirectory(prefix="pdp-export-") as folder:
+        saved = Path(folder) / "model.pt2"
+        save_program(program, saved)
+        convert_file(saved, final, target, request)
+    return Artifact(final, target, request.precision, isolated.describe(target, final))
+
+
+def validate(
+    artifact: Artifact | str | Path,
+    *,
+    reference: nn.Module | ExportedProgram,
+    inputs: Any,
+    atol: float | None = None,
+) -> FileVerdict:
+    """Open a file again from the disk and compare outputs, and weights where the reference is a program.
+
+    Args:
+        artifact: What `convert` returned, or the path of any file of a known format.
+        reference: The PyTorch model (outputs are compared) or program (weights as well).
+        inputs: A tensor, or a tuple of tensors in the model's order, batch first, in the model's layout.
+        atol: Largest |difference| / max|y|; the target's own tolerance by default.
+    """
+    from pdp_export.pipeline.program_io import as_reference
+
+    path = artifact.path if isinstance(artifact, Artifact) else Path(artifact)
+    from pdp_export.runtimes.registry import name_for
+
+    target = name_for(path)
+    declared = registry.load(target).TARGET
+    facts = isolated.describe(target, path)
+    tolerance = atol or declared.atol[artifact.precision if isinstance(artifact, Artifact) else declared.precisions[0]]
+    weights, expected = as_reference(reference, inputs, [spec.name for spec in facts.outputs])
+    checked = isolated.check_weights(target, path, weights) if weights else None
+    return _verdict(target, path, facts.inputs, inputs, expected, tolerance, checked)
+
+
+def _verdict(
+    target: str,
+    path: Path,
+    specs: Sequence[TensorSpec],
+    inputs: Any,
+    expected: Mapping[str, np.ndarray[Any, Any]],
+    atol: float,
+    weights: WeightCheck | None,
+) -> FileVerdict:
+    from pdp_export.errors import NotRunnableError
+
+    tensors = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+    named = {spec.name: tensor.numpy() for spec, tensor in zip(specs, tensors, strict=True)}
+    try:
+        got = isolated.outputs(target, path, named, list(expected))
+    except NotRunnableError as error:
+        found = weights.verdict if weights and weights.verdict is Verdict.FAIL else Verdict.NOT_RUN
+        return FileVerdict(found, (f"parity: {error.what}",), (), weights)
+    parity = tuple(compare_outputs(expected, got, atol))
+    verdicts = [item.verdict for item in parity] + ([weights.verdict] if weights else [])
+    reasons = tuple(item.reason for item in parity if item.reason) + (
+        (weights.reason,) if weights and weights.reason else ()
+    )
+    return FileVerdict(gates.worst(verdicts), reasons, parity, weights)

@@ -1,0 +1,134 @@
+"""The dry run: what would be done, what each target can profit from, and predicted sizes. Trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+
+from pdp_export.graph.channel_groups import ChannelGroup, channel_groups
+from pdp_export.graph.counting import count
+
+from pdp_export.converters import registry
+from pdp_export.graph.capture import capture
+from pdp_export.pipeline.context import Context
+from pdp_export.pipeline.observer import Silent
+from pdp_export.pipeline.requests import request_for
+from pdp_export.pipeline.run_directory import RunDirectory
+from pdp_export.pipeline.stages import STAGES
+from pdp_export.pruning.pruner import Pruner
+from pdp_export.recipe import Recipe, TargetSection
+from pdp_export.results import Record, Skipped
+from pdp_export.targets import Effects
+from pdp_export.tasks.objective import example_inputs
+
+_DENSE_BITS = {"fp32": 32.0, "fp16": 16.0}
+
+
+class PlannedStage(Record):
+    """One stage of the list with its reason."""
+
+    name: str
+    reason: str
+
+
+class PlannedTarget(Record):
+    """What a target can profit from, and its predicted bytes (weights only, before training).
+
+    `effects` speak of mechanisms, not of measurements. `predicted_*` are None where the target
+    declares no formula.
+    """
+
+    target: str
+    precision: str
+    encoding: str
+    effects: Effects
+    dense_bytes: int
+    predicted_bytes: int | None
+
+
+class Plan(Record):
+    """The whole dry run."""
+
+    name: str
+    pattern: str
+    sparsity: float
+    params: int
+    macs: int
+    masks: int
+    stages: tuple[PlannedStage, ...]
+    targets: tuple[PlannedTarget, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def plan(recipe: Recipe) -> Plan:
+    """Return what a run of this recipe would do. The model is built and captured once, nothing is written.
+
+    Raises:
+        PdpExportError: for everything that the stage "check" would refuse about model and targets.
+    """
+    from pathlib import Path
+
+    context = Context(recipe, RunDirectory(Path()), Silent())
+    for section in recipe.targets:
+        target = registry.load(section.name).TARGET
+        target.require()
+        request_for(recipe, section).check(target)
+    model = context.model()
+    inputs = example_inputs(recipe, context.capture_batch)
+    program = capture(model, inputs, context.dynamic)
+    counts = count(program)
+    shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
+    pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)
+    masked = {name for item in pruner.statistics() for name in item.parameters}
+    groups = channel_groups(program) if recipe.pruning.pattern == "channel" else []
+    kept = _kept_shares(shapes, masked, groups, recipe)
+    return Plan(
+        name=recipe.name, pattern=recipe.pruning.pattern, sparsity=recipe.pruning.sparsity,
+        params=counts.parameters, macs=counts.macs, masks=len(pruner.masks),
+        stages=tuple(PlannedStage(name=stage.name, reason=stage.reason) for stage in STAGES),
+        targets=tuple(_planned(recipe, section, shapes, kept) for section in recipe.targets),
+        skipped=pruner.skipped,
+    )  # fmt: skip
+
+
+def _kept_shares(
+    shapes: Mapping[str, tuple[int, ...]], masked: set[str], groups: list[ChannelGroup], recipe: Recipe
+) -> dict[str, float]:
+    """Return the share of each parameter that is not zero (unstructured) or not removed (channel)."""
+    keep = 1 - recipe.pruning.sparsity
+    if recipe.pruning.pattern == "unstructured":
+        return {name: keep if name in masked else 1.0 for name in shapes}
+    kept = dict.fromkeys(shapes, 1.0)
+    for group in groups:
+        if not masked.isdisjoint(group.filters):
+            for name in (*group.filters, *group.followers, *group.consumers):
+                kept[name] = kept.get(name, 1.0) * keep
+    return kept
+
+
+def _planned(
+    recipe: Recipe, section: TargetSection, shapes: Mapping[str, tuple[int, ...]], kept: Mapping[str, float]
+) -> PlannedTarget:
+    target = registry.load(section.name).TARGET
+    precision = section.precision or target.precisions[0]
+    width = _DENSE_BITS.get(precision, 32.0)
+    predicted: float | None = 0.0
+    for name, shape in shapes.items():
+        bits = _bits(recipe, section, prod(shape), len(shape), kept[name], width)
+        predicted = None if bits is None or predicted is None else predicted + bits
+    return PlannedTarget(
+        target=section.name, precision=precision, encoding=section.encoding,
+        effects=target.effects[recipe.pruning.pattern],
+        dense_bytes=round(sum(prod(shape) for shape in shapes.values()) * width / 8),
+        predicted_bytes=round(predicted / 8) if predicted is not None else None,
+    )  # fmt: skip
+
+
+def _bits(recipe: Recipe, section: TargetSection, elements: int, rank: int, kept: float, width: float) -> float | None:
+    if recipe.pruning.pattern == "channel":
+        return elements * kept * width
+    if rank == 1 or kept == 1.0:
+        return elements * width
+    target = registry.load(section.name).TARGET
+    bits = target.predicted_bits(section.precision or target.precisions[0], section.encoding, 1 - kept)
+    return None if bits is None else elements * bits

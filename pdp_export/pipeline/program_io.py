@@ -1,0 +1,60 @@
+"""Reads names and shapes of inputs and outputs from a captured program."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch.export import ExportedProgram
+
+from pdp_export.errors import UsageError
+from pdp_export.pipeline.weights import program_weights
+from pdp_export.results import TensorSpec
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Array = np.ndarray[Any, Any]
+
+
+def input_specs(program: ExportedProgram, names: Sequence[str] = ()) -> tuple[TensorSpec, ...]:
+    """Return the program's inputs; a dynamic axis gets example size 1 and its symbol's name.
+
+    Raises:
+        UsageError: when the number of `names` differs from the number of inputs.
+    """
+    own = program.graph_signature.user_inputs
+    chosen = list(names) or [str(name) for name in own]
+    if len(chosen) != len(own):
+        raise UsageError(f"{len(chosen)} input names for {len(own)} inputs", where="input_names")
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    return tuple(_spec(name, values[str(source)]) for name, source in zip(chosen, own, strict=True))
+
+
+def output_names_of(program: ExportedProgram) -> tuple[str, ...]:
+    """Return the program's own output names."""
+    return tuple(str(name) for name in program.graph_signature.user_outputs)
+
+
+def as_reference(
+    reference: nn.Module | ExportedProgram, inputs: Any, names: Sequence[str]
+) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Return (weights, outputs by name) of a model or program; weights are empty for a plain model."""
+    tensors = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    is_program = isinstance(reference, ExportedProgram)
+    module: Any = reference.module() if is_program else reference.eval()
+    with torch.no_grad():
+        made = module(*tensors)
+    values = [made] if isinstance(made, torch.Tensor) else list(made.values() if isinstance(made, Mapping) else made)
+    if len(values) != len(names):
+        raise UsageError(f"the model gives {len(values)} outputs, the file has {len(names)}", where="reference")
+    outputs = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+    return (program_weights(reference) if isinstance(reference, ExportedProgram) else {}), outputs
+
+
+def _spec(name: str, value: torch.Tensor) -> TensorSpec:
+    dynamic = {axis: str(size) for axis, size in enumerate(value.shape) if not isinstance(size, int)}
+    shape = tuple(1 if axis in dynamic else int(size) for axis, size in enumerate(value.shape))
+    return TensorSpec(name=name, shape=shape, dtype=str(value.dtype).removeprefix("torch."), dynamic=dynamic)
