@@ -167,6 +167,11 @@ class Pruner:
             rows.append(row)
         return rows
 
+    def identity(self) -> str:
+        """Return a text that differs between pruners whose states must not be mixed up."""
+        names = [(mask.name, mask.size) for mask in self.masks]
+        return repr((self.pattern, self.schedule, self.temperature, self.max_layer_sparsity, names))
+
     def state_dict(self) -> dict[str, Any]:
         """Return ``{"meta": JSON values, "tensors": {name: Tensor}}``; weights are the model's own state."""
         return {
