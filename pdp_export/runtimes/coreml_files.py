@@ -60,7 +60,7 @@ def _root_item(path: Path) -> str:
 
 
 def _parse(path: Path) -> Any:
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # ships no types
 
     specification = new_model()
     try:

@@ -6,8 +6,8 @@ the ML Program (`mil_constants`) and the blob file (`mil_weights`) are decoded f
 
 from __future__ import annotations
 
+import platform
 import re
-import sys
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -89,7 +89,7 @@ def open_session(path: Path, threads: int = 1) -> Session:
     """
     del threads
     facts = describe(path)
-    if sys.platform != "darwin":
+    if platform.system() != "Darwin":
         raise NotRunnableError(
             "Core ML executes on macOS only; here the package can be read, not run",
             where=path.name,

@@ -5,14 +5,14 @@ from __future__ import annotations
 import contextlib
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from pdp_export.errors import FileError, NotRunnableError
-from pdp_export.results import FileFacts
+from pdp_export.results import FileFacts, TensorSpec
 
 Array = np.ndarray[Any, Any]
 
@@ -26,8 +26,8 @@ class CoreMLSession:
     """
 
     def __init__(self, path: Path, facts: FileFacts) -> None:
-        self.inputs = facts.inputs
-        self.outputs = facts.outputs
+        self.inputs: Sequence[TensorSpec] = facts.inputs
+        self.outputs: Sequence[TensorSpec] = facts.outputs
         # coremltools warns instead of raising when the framework refuses a package.
         with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stdout(sys.stderr):
             warnings.simplefilter("always")

@@ -108,7 +108,7 @@ class WeightFile:
         size = self._bytes.size
         if size < ALIGNMENT:
             raise _damaged(self._name, f"has {size} bytes, fewer than its header of {ALIGNMENT}")
-        count, version = _HEADER.unpack_from(self._bytes)
+        count, version = _HEADER.unpack_from(self._bytes.data)
         if version != VERSION:
             raise _damaged(self._name, f"has version {version}; version {VERSION} is read here")
         blobs: dict[int, Blob] = {}
@@ -124,7 +124,7 @@ class WeightFile:
         place, size = f"{self._name} at byte {offset}", self._bytes.size
         if offset + ALIGNMENT > size:
             raise _damaged(place, f"should have a record, but the file ends at byte {size}")
-        sentinel, number, length, start, padding = _RECORD.unpack_from(self._bytes, offset)
+        sentinel, number, length, start, padding = _RECORD.unpack_from(self._bytes.data, offset)
         if sentinel != SENTINEL or start != offset + ALIGNMENT:
             raise _damaged(place, "has no valid record")
         if start + length > size:

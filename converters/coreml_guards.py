@@ -1,0 +1,118 @@
+"""Refuses what coremltools would convert to a different function without a word.
+
+Each rule is a fault of coremltools 9.0 on the torch.export path. tests/converters/test_coreml_guards.py
+converts every one of them without the guard: a test that starts to fail means that upstream repaired it
+and the rule can go.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pdp_export.errors import ConversionError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.export import ExportedProgram
+    from torch.fx import Node
+
+_FP16_MAX = 65504.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """An operator (without overload), the calls that go wrong, what goes wrong, and what to write instead."""
+
+    operator: str
+    applies: Callable[[Node], bool]
+    what: str
+    hint: str
+
+
+def _given(position: int | None, name: str, default: Any) -> Callable[[Node], bool]:
+    """Return a test: is the argument `name` (or at `position`) given, with another value than `default`?"""
+
+    def differs(node: Node) -> bool:
+        positional = position is not None and len(node.args) > position
+        value = node.args[position] if positional and position is not None else node.kwargs.get(name, default)
+        return bool(value != default)
+
+    return differs
+
+
+_SCALED = ("the factor alpha is dropped", "write x + alpha * y as a product and a sum")
+
+FAULTS = (
+    Fault(
+        "gelu",
+        _given(None, "approximate", "none"),
+        "the tanh form of GELU becomes the exact one (wrong by about 5e-4 per activation)",
+        "use nn.GELU() or write the tanh form out by hand",
+    ),
+    Fault("add", _given(None, "alpha", 1), *_SCALED),
+    Fault("sub", _given(None, "alpha", 1), *_SCALED),
+    Fault("rsub", _given(2, "alpha", 1), *_SCALED),
+    Fault(
+        "softplus",
+        _given(2, "threshold", 20),
+        "the threshold of softplus is dropped",
+        "use the default threshold of 20, or write the branch with torch.where",
+    ),
+    Fault(
+        "_upsample_bilinear2d_aa",
+        lambda _node: True,
+        "interpolation with antialias=True becomes plain bilinear interpolation",
+        "use antialias=False, or average pooling",
+    ),
+)
+
+
+def refuse_silent_faults(program: ExportedProgram) -> None:
+    """Raise ConversionError for the first call that coremltools would convert to something else."""
+    for node in program.graph.nodes:
+        for fault in FAULTS:
+            if operator_name(node) == fault.operator and fault.applies(node):
+                raise ConversionError(
+                    f"coremltools converts this {fault.operator} to another function: {fault.what}",
+                    where=layer_of(node),
+                    hint=fault.hint,
+                )
+
+
+def refuse_overflow(program: ExportedProgram, precision: str) -> None:
+    """Raise ConversionError for a weight that is not finite in the precision of the file."""
+    limit = _FP16_MAX if precision == "fp16" else float("inf")
+    for name, tensor in named_tensors(program):
+        if not tensor.is_floating_point() or tensor.numel() == 0:
+            continue
+        largest = float(tensor.detach().abs().max())
+        rounded = largest if precision != "fp16" else float(tensor.detach().abs().max().half())
+        if not rounded < float("inf"):
+            raise ConversionError(
+                f"a weight of magnitude {largest:.4g} is not finite in {precision} (limit {limit:.4g})",
+                where=name,
+                hint="use precision: fp32" if largest < float("inf") else "train from the last good checkpoint",
+            )
+
+
+def named_tensors(program: ExportedProgram) -> list[tuple[str, Tensor]]:
+    """Return parameters, buffers and constants of the program with their full names."""
+    import torch
+
+    constants = [(name, value) for name, value in program.constants.items() if isinstance(value, torch.Tensor)]
+    return [*program.named_parameters(), *program.named_buffers(), *constants]
+
+
+def operator_name(node: Node) -> str:
+    """Return the operator without namespace and overload: ``conv2d`` for ``aten.conv2d.default``."""
+    schema = getattr(node.target, "_schema", None)
+    return str(schema.name).rpartition("::")[2] if schema is not None else node.name
+
+
+def layer_of(node: Node) -> str:
+    """Return the module that made this node ("features.0.0"), or the node's own name."""
+    stack = node.meta.get("nn_module_stack") or {}
+    paths = [path for path, _ in stack.values() if path]
+    return f"{paths[-1]} ({node.name})" if paths else str(node.name)
