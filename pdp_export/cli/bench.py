@@ -10,7 +10,7 @@ import click
 from pdp_export.cli import options
 
 if TYPE_CHECKING:
-    from pdp_export.measurements import LatencyResult
+    from pdp_export.measurements import LatencyComparison, LatencyResult
 
 
 @click.command("bench")
@@ -98,13 +98,15 @@ def _print(measured: LatencyResult, flags: dict[str, Any]) -> None:
             f"{arm.load_ms:.1f}",
         )
     console.print(table)
-    both = measured.comparison
-    control = measured.control_aa
+    console.print(f"pruned / dense {_ratio(measured.comparison)}, control dense / dense {_ratio(measured.control_aa)}")
     console.print(
-        f"pruned / dense {both.ratio:.3f} (95 % {both.interval.low:.3f} to {both.interval.high:.3f}), control dense / dense {control.ratio:.3f} ({control.interval.low:.3f} to {control.interval.high:.3f})"
-    )
-    console.print(
-        f"{measured.runtime} {measured.runtime_version}, {measured.protocol.threads} threads, batch {measured.batch}, {measured.execution}"
+        f"{measured.runtime} {measured.runtime_version}, {measured.protocol.threads} threads, "
+        f"batch {measured.batch}, {measured.execution}"
     )
     for reason in measured.reasons:
         console.print(f"note: {reason}", markup=False)
+
+
+def _ratio(comparison: LatencyComparison) -> str:
+    interval = comparison.interval
+    return f"{comparison.ratio:.3f} (95 % {interval.low:.3f} to {interval.high:.3f})"

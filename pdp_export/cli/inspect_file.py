@@ -73,8 +73,9 @@ def _print(path: Path, facts: FileFacts, all_tensors: bool, no_color: bool) -> N
 
 
 def _specs(specs: tuple[TensorSpec, ...]) -> str:
-    return ", ".join(
-        f"{spec.name} {spec.dtype}[{', '.join(spec.dynamic.get(axis, str(size)) for axis, size in enumerate(spec.shape))}]"
-        + ("" if spec.layout == "any" else f" {spec.layout}")
-        for spec in specs
-    )
+    return ", ".join(_spec(spec) for spec in specs)
+
+
+def _spec(spec: TensorSpec) -> str:
+    shape = ", ".join(spec.dynamic.get(axis, str(size)) for axis, size in enumerate(spec.shape))
+    return f"{spec.name} {spec.dtype}[{shape}]" + ("" if spec.layout == "any" else f" {spec.layout}")

@@ -114,11 +114,15 @@ def _print(path: Path, found: FileVerdict, flags: dict[str, Any]) -> None:
     if found.weights:
         check = found.weights
         console.print(
-            f"  weights {check.verdict}: {check.tensors_compared} tensors, {check.elements:,} elements, {check.differing_elements} differ, {check.zeros_found:,} zeros"
+            f"  weights {check.verdict}: {check.tensors_compared} tensors, {check.elements:,} elements, "
+            f"{check.differing_elements} differ, {check.zeros_found:,} zeros"
         )
     for item in found.parity:
         console.print(
-            f"  {item.name} {item.verdict}: max abs {item.max_abs}, relative to range {item.relative_to_range}, limit {item.atol:g}"
+            f"  {item.name} {item.verdict}: max abs {item.max_abs:.2e}, "
+            f"relative to range {item.relative_to_range:.2e}, limit {item.atol:g}"
+            if item.max_abs is not None and item.relative_to_range is not None
+            else f"  {item.name} {item.verdict}"
         )
     for reason in found.reasons:
         console.print(f"  {reason}", markup=False)

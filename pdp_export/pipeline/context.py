@@ -14,7 +14,7 @@ from pdp_export.pipeline import stages
 from pdp_export.pipeline.observer import Observer
 from pdp_export.pipeline.run_directory import RunDirectory
 from pdp_export.recipe import Recipe
-from pdp_export.tasks.data import Loaders, load_data
+from pdp_export.tasks.data import Loaders, load_data, unpack
 from pdp_export.tasks.model import build_model, load_weights
 from pdp_export.tasks.objective import Objective, build_objective
 
@@ -67,6 +67,19 @@ class Context:
     def capture_batch(self) -> int | None:
         """Batch to capture with: 2 where it is dynamic, since torch.export specialises 1."""
         return 2 if any(0 in item.dynamic for item in self.recipe.inputs) else None
+
+    @cached_property
+    def validation_size(self) -> int:
+        """Number of validation samples."""
+        names = [item.name for item in self.recipe.inputs]
+        return sum(len(unpack(batch, names)[0][0]) for batch in self.data.validation)
+
+    def evaluate(self, model: nn.Module) -> float:
+        """Return the mean score of a model on the validation set."""
+        from pdp_export.training.evaluation import evaluate
+
+        names = [item.name for item in self.recipe.inputs]
+        return evaluate(model, self.data.validation, self.objective, input_names=names, dynamic=self.dynamic)
 
     def model(self, weights: Path | None = None) -> nn.Module:
         """Return a fresh network, with the weights of a file if one is given."""

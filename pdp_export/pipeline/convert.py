@@ -56,11 +56,14 @@ def convert_file(program: Path, path: Path, target: str, request: ConvertRequest
         ChildCrashedError: when it dies, hangs or needs too much memory.
     """
     with files.atomic_path(path) as partial:
-        isolation.call(
-            "pdp_export.pipeline.convert:convert_in_child",
-            {"program": str(program), "path": str(partial), "target": target, "request": request.model_dump(mode="json")},
-            what=f"converting to {target}", log=log,
-        )  # fmt: skip
+        payload = {
+            "program": str(program),
+            "path": str(partial),
+            "target": target,
+            "request": request.model_dump(mode="json"),
+        }
+        entry = "pdp_export.pipeline.convert:convert_in_child"
+        isolation.call(entry, payload, what=f"converting to {target}", log=log)
         if not partial.exists():
             raise ConversionError(
                 f"the {target} converter left no file", where=f"targets: {target}", hint="see log.txt"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pdp_export.training.evaluate import evaluate
 from safetensors.torch import save_file
 
 from pdp_export.pipeline.context import Context, Outcome, write_json
@@ -28,13 +27,14 @@ def run(context: Context, output: Path) -> Outcome:
             model, context.data, context.objective, recipe.training,
             epochs=recipe.training.epochs, lr=recipe.training.lr, seed=recipe.seed,
             checkpoint_dir=context.checkpoint_dir, on_progress=forward_progress(context.observer, "dense training"),
+            input_names=[item.name for item in recipe.inputs], dynamic=context.dynamic,
         )  # fmt: skip
         history = [record.model_dump(mode="json") for record in result.history]
         source = f"trained by this recipe, {recipe.training.epochs} epochs"
-    metric = evaluate(model, context.data.validation, context.objective)
+    metric, count = context.evaluate(model), context.validation_size
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, output / WEIGHTS)
-    write_json(output / "dense.json", {"metric": metric.value, "n": metric.n, "source": source, "history": history})
+    write_json(output / "dense.json", {"metric": metric, "n": count, "source": source, "history": history})
     return Outcome(
-        summary=f"{recipe.task.metric} {metric.value:.4f} on {metric.n} samples, {source}",
-        figures={"metric": metric.value, "n": metric.n},
+        summary=f"{recipe.task.metric} {metric:.4f} on {count} samples, {source}",
+        figures={"metric": metric, "n": count},
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pdp_export.training.evaluate import evaluate
 from safetensors.torch import save_file
 
 from pdp_export.pipeline.context import Context, Outcome, write_json
@@ -21,17 +20,17 @@ def run(context: Context, output: Path) -> Outcome:
     inputs = example_inputs(recipe, context.capture_batch)
     pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)
     load_soft(model, pruner, context.output_of("prune"))
-    soft = evaluate(model, context.data.validation, context.objective)
+    soft = context.evaluate(model)
     hardened = pruner.harden()
-    hard = evaluate(model, context.data.validation, context.objective)
+    hard = context.evaluate(model)
     save_file({key: value.contiguous() for key, value in model.state_dict().items()}, output / WEIGHTS)
     write_json(
         output / "harden.json",
-        {"pruning": hardened.model_dump(mode="json"), "soft": soft.value, "hard": hard.value, "n": soft.n},
+        {"pruning": hardened.model_dump(mode="json"), "soft": soft, "hard": hard, "n": context.validation_size},
     )
     return Outcome(
         summary=f"{hardened.sparsity:.2%} zeros in {len(hardened.masks)} masked tensors or groups, "
-        f"soft {soft.value:.4f} -> hard {hard.value:.4f}",
-        figures={"pruned_share": hardened.asked, "zeros": hardened.sparsity, "soft": soft.value, "hard": hard.value},
+        f"soft {soft:.4f} -> hard {hard:.4f}",
+        figures={"pruned_share": hardened.asked, "zeros": hardened.sparsity, "soft": soft, "hard": hard},
         warnings=hardened.warnings,
     )

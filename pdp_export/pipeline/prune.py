@@ -24,6 +24,7 @@ def run(context: Context, output: Path) -> Outcome:
         epochs=recipe.pruning.epochs, lr=recipe.pruning.lr or recipe.training.lr, seed=recipe.seed + 1,
         checkpoint_dir=context.checkpoint_dir, pruner=pruner,
         on_progress=forward_progress(context.observer, "pruning"),
+        input_names=[item.name for item in recipe.inputs], dynamic=context.dynamic,
     )  # fmt: skip
     save_soft(model, pruner, output)
     history = [record.model_dump(mode="json") for record in result.history]

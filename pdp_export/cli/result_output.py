@@ -1,0 +1,75 @@
+"""Prints results on stdout: a table for people, one JSON object for machines."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from pdp_export.cli.drawing import stdout_console
+
+if TYPE_CHECKING:
+    from pdp_export.pipeline.manifest import Manifest
+    from pdp_export.pipeline.plan import Plan
+    from pdp_export.report.run_report import RunReport
+    from pdp_export.targets import Effect
+
+_WORDS = {True: "yes", False: "no", None: "depends"}
+
+
+def print_report(report: RunReport, folder: Path, flags: dict[str, Any]) -> None:
+    """Print the closing table of a run, or its whole report as JSON."""
+    if flags["as_json"]:
+        click.echo(report.model_dump_json(indent=2))
+        return
+    from pdp_export.report import terminal_table
+
+    stdout_console(no_color=flags["no_color"]).print(terminal_table.closing(report, folder))
+
+
+def print_stage(book: Manifest, folder: Path, flags: dict[str, Any]) -> None:
+    """Print what `pdp-export prune` left: its last stage and where the files are."""
+    if flags["as_json"]:
+        click.echo(book.model_dump_json(indent=2))
+        return
+    console = stdout_console(no_color=flags["no_color"])
+    for name in ("train-dense", "harden", "remove-channels"):
+        if name in book.stages:
+            console.print(f"{name}: {book.stages[name].result.summary}", markup=False)
+    console.print(f"program: {folder / 'stages/05-remove-channels/model.pt2'}", markup=False)
+    console.print(f"weights: {folder / 'stages/04-harden/model.safetensors'}", markup=False)
+    console.print(f"next: pdp-export prune-and-convert --recipe ... --output {folder} --resume", markup=False)
+
+
+def print_plan(plan: Plan, flags: dict[str, Any]) -> None:
+    """Print a dry run."""
+    if flags["as_json"]:
+        click.echo(plan.model_dump_json(indent=2))
+        return
+    from rich.table import Table
+
+    console = stdout_console(no_color=flags["no_color"])
+    console.print(
+        f"{plan.name}: {plan.pattern} {plan.sparsity:g} on {plan.masks} masks; "
+        f"{plan.params / 1e6:.2f} M params, {plan.macs / 1e6:.1f} M MACs"
+    )
+    for index, stage in enumerate(plan.stages, 1):
+        console.print(f"  [{index}/{len(plan.stages)}] {stage.name}: {stage.reason}", markup=False)
+    table = Table("target", "size", "RAM", "speed", "weights now", "predicted", box=None)
+    for item in plan.targets:
+        effects = item.effects
+        predicted = f"{item.predicted_bytes / 1e3:,.0f} kB" if item.predicted_bytes is not None else "no formula"
+        words = [_WORDS[effect.expected] for effect in (effects.size, effects.ram, effects.speed)]
+        table.add_row(f"{item.target} {item.precision}", *words, f"{item.dense_bytes / 1e3:,.0f} kB", predicted)
+    console.print(table)
+    for item in plan.targets:
+        for name, effect in (("size", item.effects.size), ("RAM", item.effects.ram), ("speed", item.effects.speed)):
+            console.print(f"  {item.target} {name}: {_word(effect)}", markup=False)
+    for skipped in plan.skipped:
+        console.print(f"  left dense: {skipped.layer}: {skipped.reason}", markup=False)
+    console.print("Predicted from the asked sparsity alone; nothing was trained or written.")
+
+
+def _word(effect: Effect) -> str:
+    return f"{_WORDS[effect.expected]} ({effect.why})"
