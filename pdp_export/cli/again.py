@@ -9,9 +9,8 @@ from typing import Any
 
 def run_again(folder: Path, stage: str, flags: dict[str, Any], *, require_all: bool = False) -> int:
     """Run `stage` and all later ones of the run in `folder` again; print the report and return the exit code."""
-    from pdp_export.cli.result_output import print_report
-
     from pdp_export.cli.drawing import Drawing
+    from pdp_export.cli.result_output import print_report
     from pdp_export.pipeline import api, run_directory
     from pdp_export.pipeline.environment import portable_command
     from pdp_export.pipeline.runner import Selection

@@ -39,14 +39,16 @@ def command(
     from pdp_export.errors import UsageError
     from pdp_export.graph.archive import load_program
     from pdp_export.pipeline import api
-    from pdp_export.removal import simplify_program
+    from pdp_export.pipeline.program_io import random_inputs
+    from pdp_export.removal import simplify
 
     targets = flags["targets"]
     if not targets:
         raise UsageError("no target given", where="--target", hint=f"use one of: {', '.join(registry.MODULES)}")
     for target in targets:
         registry.load(target).TARGET.require()
-    program = simplify_program(load_program(Path(model)))
+    loaded = load_program(Path(model))
+    program = simplify(loaded, random_inputs(loaded))
     own = {"onnx": {"opset": flags["opset"]}, "coreml": {"min_ios": flags["min_ios"]}}
     rows = []
     for target in targets:

@@ -26,20 +26,20 @@ def command(**flags: Any) -> int:
 
     from pdp_export.cli.drawing import stdout_console
 
-    facts = {"platform": _platform(), "libraries": _libraries(), "targets": _targets()}
+    here, found, writable = _platform(), _libraries(), _targets()
     if flags["as_json"]:
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(json.dumps({"platform": here, "libraries": found, "targets": writable}, indent=2))
         return 0
     console = stdout_console(no_color=flags["no_color"])
     console.print(
         f"{facts['platform']['system']}, Python {facts['platform']['python']}: {facts['platform']['support']}"
     )
     libraries = Table("library", "installed", "tested with", "", box=None)
-    for name, row in facts["libraries"].items():
+    for name, row in found.items():
         libraries.add_row(name, row["installed"] or "-", row["tested"], row["note"])
     console.print(libraries)
     targets = Table("target", "write", "run here", "next step", box=None)
-    for name, row in facts["targets"].items():
+    for name, row in writable.items():
         targets.add_row(name, row["write"], row["run"], row["next"])
     console.print(targets)
     return 0

@@ -19,10 +19,9 @@ def command(**flags: Any) -> int:
 
     Goes on later with: pdp-export prune-and-convert --recipe ... --output SAME --resume
     """
-    from pdp_export.cli.result_output import print_plan, print_stage
-
     from pdp_export.cli.drawing import Drawing
     from pdp_export.cli.recipes import load_recipe, run_folder
+    from pdp_export.cli.result_output import print_plan, print_stage
     from pdp_export.pipeline import api
     from pdp_export.pipeline.environment import portable_command
     from pdp_export.pipeline.runner import Selection

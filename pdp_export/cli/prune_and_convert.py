@@ -23,10 +23,9 @@ def command(**flags: Any) -> int:
     7 latency or size, 9 a gate is inconclusive, 10 a required check did not run, 11 training stopped,
     12 a proof failed, 130 interrupted.
     """
-    from pdp_export.cli.result_output import print_plan, print_report
-
     from pdp_export.cli.drawing import Drawing
     from pdp_export.cli.recipes import load_recipe, run_folder
+    from pdp_export.cli.result_output import print_plan, print_report
     from pdp_export.pipeline import api
     from pdp_export.pipeline.environment import portable_command
     from pdp_export.pipeline.runner import Selection

@@ -20,9 +20,8 @@ def command(runs: tuple[str, ...], **flags: Any) -> int:
     """
     import json
 
-    from pdp_export.cli.result_output import print_report
-
     from pdp_export.cli.drawing import stdout_console
+    from pdp_export.cli.result_output import print_report
     from pdp_export.report import html_page, run_report, terminal_table
 
     reports = [run_report.read(Path(run)) for run in runs]

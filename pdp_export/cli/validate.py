@@ -61,21 +61,11 @@ def _inputs(program: Any, path: str | None) -> tuple[Any, ...]:
     import torch
 
     from pdp_export.errors import FileError
-    from pdp_export.pipeline.program_io import input_specs
+    from pdp_export.pipeline.program_io import input_specs, random_inputs
 
-    specs = input_specs(program)
     if path is None:
-        generator = torch.Generator().manual_seed(0)
-        shapes = [
-            tuple(8 if axis == 0 and 0 in spec.dynamic else size for axis, size in enumerate(spec.shape))
-            for spec in specs
-        ]
-        return tuple(
-            torch.randn(shape, generator=generator)
-            if spec.dtype == "float32"
-            else torch.zeros(shape, dtype=getattr(torch, spec.dtype))
-            for shape, spec in zip(shapes, specs, strict=True)
-        )
+        return random_inputs(program)
+    specs = input_specs(program)
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = [archive[name] for name in archive.files]

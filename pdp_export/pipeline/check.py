@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from pdp_export.graph.counting import count
 
 from pdp_export.converters import registry
 from pdp_export.errors import PdpExportError, RecipeError
 from pdp_export.graph.capture import capture
+from pdp_export.graph.counting import count
 from pdp_export.pipeline.context import Context, Outcome, write_json
 from pdp_export.pipeline.requests import request_for
 from pdp_export.pruning.pruner import Pruner

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from math import prod
 
-from pdp_export.graph.channel_groups import ChannelGroup, channel_groups
-from pdp_export.graph.counting import count
-
 from pdp_export.converters import registry
 from pdp_export.graph.capture import capture
+from pdp_export.graph.channel_groups import ChannelGroup, channel_groups
+from pdp_export.graph.counting import count
 from pdp_export.pipeline.context import Context
 from pdp_export.pipeline.observer import Silent
 from pdp_export.pipeline.requests import request_for

@@ -33,6 +33,22 @@ def input_specs(program: ExportedProgram, names: Sequence[str] = ()) -> tuple[Te
     return tuple(_spec(name, values[str(source)]) for name, source in zip(chosen, own, strict=True))
 
 
+def random_inputs(program: ExportedProgram, samples: int = 8, seed: int = 0) -> tuple[torch.Tensor, ...]:
+    """Return seeded random inputs; a dynamic axis gets `samples`, integer inputs are zeros."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for spec in input_specs(program):
+        shape = tuple(samples if axis in spec.dynamic else size for axis, size in enumerate(spec.shape))
+        dtype: torch.dtype = getattr(torch, spec.dtype)
+        value = (
+            torch.randn(shape, generator=generator, dtype=dtype)
+            if dtype.is_floating_point
+            else torch.zeros(shape, dtype=dtype)
+        )
+        made.append(value)
+    return tuple(made)
+
+
 def output_names_of(program: ExportedProgram) -> tuple[str, ...]:
     """Return the program's own output names."""
     return tuple(str(name) for name in program.graph_signature.user_outputs)
@@ -43,8 +59,7 @@ def as_reference(
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Return (weights, outputs by name) of a model or program; weights are empty for a plain model."""
     tensors = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
-    is_program = isinstance(reference, ExportedProgram)
-    module: Any = reference.module() if is_program else reference.eval()
+    module: Any = reference.module() if isinstance(reference, ExportedProgram) else reference.eval()
     with torch.no_grad():
         made = module(*tensors)
     values = [made] if isinstance(made, torch.Tensor) else list(made.values() if isinstance(made, Mapping) else made)
