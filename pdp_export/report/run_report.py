@@ -71,6 +71,7 @@ class RunReport(Measurement):
 
     `command` holds no absolute path. `recipe` is the effective recipe. `verdict` is PASS only when
     every set gate and every check of every target passed; NOT_RUN and INCONCLUSIVE are never a pass.
+    `gates` and `warnings` repeat those of all targets and stages, in one list each.
     """
 
     schema_version: Literal["pdp.report/1"] = SCHEMA_VERSION

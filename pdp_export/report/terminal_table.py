@@ -1,0 +1,125 @@
+"""The closing table in the terminal, and several runs side by side."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Group, RenderableType
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from pdp_export.measurements import TargetResult
+from pdp_export.report import formatting
+from pdp_export.report.html_page import headline
+from pdp_export.report.run_report import RunReport
+from pdp_export.results import Verdict
+
+STYLES = {
+    Verdict.PASS: "bold green",
+    Verdict.FAIL: "bold red",
+    Verdict.INCONCLUSIVE: "bold yellow",
+    Verdict.NOT_RUN: "bold",
+}
+_MAX_NOTES = 6
+
+
+def closing(report: RunReport, run_directory: Path) -> RenderableType:
+    """Return what a run ends with: verdict, one line per target, what to know, what to type next.
+
+    At most 20 lines for four targets; `run_directory` is shown as the user typed it.
+    """
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("target", no_wrap=True)
+    for name in ("size", "smaller", "accuracy", "max err", "p50", "p50 ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for target in report.targets:
+        table.add_row(target.target, *_cells(target), _verdict(target.verdict))
+    return Group(
+        Text.assemble(_verdict(report.verdict), f"  {report.name}: ", headline(report)),
+        *([table] if report.targets else []),
+        *_notes(report),
+        _line(f"{len(report.warnings)} warnings; details: {run_directory / 'report.html'}"),
+        *(_line(f"  pdp-export {command}", style="dim") for command in _next_commands(report, run_directory)),
+    )
+
+
+def compare(reports: Sequence[RunReport]) -> RenderableType:
+    """Return several runs side by side: per target the dense file, then the file of every run."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table.add_column("target", no_wrap=True)
+    table.add_column("run", no_wrap=True)
+    for name in ("size", "gzip", "accuracy", "change", "p50", "p50 ratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    names = dict.fromkeys(target.target for report in reports for target in report.targets)
+    for name in names:
+        found = [(report, target) for report in reports for target in report.targets if target.target == name]
+        table.add_row(escape(name), "dense", *_dense_cells(found[0][1]), "", end_section=False)
+        for report, target in found:
+            table.add_row("", escape(report.name), *_run_cells(target), _verdict(target.verdict))
+    return table
+
+
+def _cells(target: TargetResult) -> list[str | Text]:
+    size, latency = target.size, target.latency
+    return [
+        formatting.size(size.pruned_bytes) if size else formatting.NOTHING,
+        formatting.ratio(size.ratio) if size else formatting.NOTHING,
+        formatting.accuracy_change(target.accuracy) if target.accuracy else _verdict(Verdict.NOT_RUN),
+        formatting.error(formatting.worst_error(target)) if target.parity else _verdict(Verdict.NOT_RUN),
+        formatting.milliseconds(latency.pruned.p50_ms) if latency else _verdict(Verdict.NOT_RUN),
+        formatting.ratio(latency.comparison.ratio) if latency else formatting.NOTHING,
+    ]
+
+
+def _run_cells(target: TargetResult) -> list[str]:
+    size, latency, accuracy = target.size, target.latency, target.accuracy
+    return [
+        formatting.size(size.pruned_bytes if size else None),
+        formatting.size(size.pruned_gzip_bytes if size else None),
+        formatting.percent(accuracy.pruned_value if accuracy else None),
+        formatting.accuracy_change(accuracy),
+        formatting.milliseconds(latency.pruned.p50_ms if latency else None),
+        formatting.ratio(latency.comparison.ratio if latency else None),
+    ]
+
+
+def _dense_cells(target: TargetResult) -> list[str]:
+    size, latency, accuracy = target.size, target.latency, target.accuracy
+    return [
+        formatting.size(size.dense_bytes if size else None),
+        formatting.size(size.dense_gzip_bytes if size else None),
+        formatting.percent(accuracy.dense_value if accuracy else None),
+        "",
+        formatting.milliseconds(latency.dense.p50_ms if latency else None),
+        "",
+    ]
+
+
+def _verdict(value: Verdict) -> Text:
+    return Text(formatting.verdict(value), style=STYLES[value])
+
+
+def _notes(report: RunReport) -> list[Text]:
+    lines = [f"{target.target}: {reason}" for target in report.targets for reason in target.reasons]
+    lines += [
+        f"{target.target}: latency {formatting.latency_word(target.latency)}: {'; '.join(target.latency.reasons)}"
+        for target in report.targets
+        if target.latency is not None and target.latency.verdict is Verdict.INCONCLUSIVE
+    ]
+    if len(lines) > _MAX_NOTES:
+        lines = [*lines[: _MAX_NOTES - 1], f"... and {len(lines) - _MAX_NOTES + 1} more in the report"]
+    return [_line(line) for line in lines]
+
+
+def _next_commands(report: RunReport, folder: Path) -> list[str]:
+    commands = [f"inspect {folder / target.file}" for target in report.targets[:1]]
+    return [*commands, f"report {folder} OTHER_RUN"]
+
+
+def _line(text: str, style: str = "") -> Text:
+    return Text(text, style=style, no_wrap=True, overflow="ellipsis")
