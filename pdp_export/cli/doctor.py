@@ -32,7 +32,7 @@ def command(**flags: Any) -> int:
         return 0
     console = stdout_console(no_color=flags["no_color"])
     console.print(
-        f"{facts['platform']['system']}, Python {facts['platform']['python']}: {facts['platform']['support']}"
+        f"{here['system']}, Python {here['python']}: {here['support']}"
     )
     libraries = Table("library", "installed", "tested with", "", box=None)
     for name, row in found.items():

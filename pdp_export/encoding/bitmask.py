@@ -16,6 +16,9 @@ from pdp_export.encoding.zeros import positive_zeros
 
 Array = np.ndarray[Any, Any]
 
+CLEARED_RANK = -(1 << 30)
+"""For graphs without branches: below every sum of ranks, so that ``max(0, sum)`` is index 0 for a cleared bit."""
+
 
 @dataclass(frozen=True, eq=False)
 class Bitmask:

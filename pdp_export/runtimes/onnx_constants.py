@@ -1,0 +1,114 @@
+"""The constant tensors of an ONNX file, decoded: plain, COO, or behind the decoders of `pdp_export.encoding`.
+
+A decoder is recognised by its structure alone, never by names, and only in the exact form whose meaning is that of
+`encoding.gap8` or `encoding.bitmask`. Anything else stays what it is: nodes and plain constants.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pdp_export.encoding import bitmask, gap8
+from pdp_export.runtimes.onnx_decoders import Coded, Finder
+from pdp_export.runtimes.onnx_file import damaged, graphs
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, SparseTensorProto
+
+Array = np.ndarray[Any, Any]
+
+MAX_DECODED_BYTES = 1 << 31
+"""All decoded tensors of one file together: a dense ONNX file could not hold more."""
+
+
+@dataclass(frozen=True, eq=False)
+class Constant:
+    """One constant tensor; `stored_bytes` are those of values, gaps, masks and indices, without names and nodes."""
+
+    name: str
+    values: Array
+    encoding: str
+    stored_bytes: int
+
+
+class Constants:
+    """All constant tensors of a model.
+
+    Attributes:
+        shared_bytes: Bytes of the tables and sizes that the decoders of several weights share.
+    """
+
+    def __init__(self, model: ModelProto, path: Path) -> None:
+        self._model, self._path = model, path
+        self._budget = MAX_DECODED_BYTES
+        finder = Finder(model.graph)
+        self._coded = finder.coded()
+        self._parts = finder.parts()
+        payload = {name for coded in self._coded for name in coded.payload}
+        self.shared_bytes = sum(finder.array(name).nbytes for name in self._parts - payload)
+
+    def __iter__(self) -> Iterator[Constant]:
+        """Yield every tensor once, decoding one at a time.
+
+        Raises:
+            FileError: codes that contradict themselves, or more decoded bytes than a dense file could hold.
+        """
+        from onnx import numpy_helper
+
+        for graph in graphs(self._model.graph):
+            for item in graph.initializer:
+                if item.name not in self._parts:
+                    yield _plain(item.name, numpy_helper.to_array(item))
+            for sparse in graph.sparse_initializer:
+                yield self._coo(sparse)
+            for node in graph.node:
+                for attribute in node.attribute if node.op_type == "Constant" else ():
+                    if attribute.HasField("t"):
+                        yield _plain(node.output[0], numpy_helper.to_array(attribute.t))
+        for coded in self._coded:
+            yield self._decoded(coded)
+
+    def _decoded(self, coded: Coded) -> Constant:
+        self._spend(coded.shape, coded.values.dtype, coded.name)
+        try:
+            if coded.encoding == "gap8":
+                values = gap8.decode(gap8.Gap8(coded.codes, coded.values, coded.shape))
+            else:
+                values = bitmask.decode(bitmask.Bitmask(coded.codes, coded.values, coded.shape))
+        except ValueError as error:
+            raise damaged(self._path, f"weight {coded.name!r}: {error}", where=coded.name) from error
+        return Constant(coded.name, values, coded.encoding, coded.codes.nbytes + coded.values.nbytes)
+
+    def _coo(self, sparse: SparseTensorProto) -> Constant:
+        from onnx import numpy_helper
+
+        name, shape = sparse.values.name, tuple(sparse.dims)
+        values, indices = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+        self._spend(shape, values.dtype, name)
+        dense = np.zeros(shape, values.dtype)
+        try:
+            where = indices if indices.ndim == 1 else np.ravel_multi_index(tuple(indices.T), shape)
+            if where.size and where.min() < 0:
+                raise IndexError("a negative index")
+            dense.reshape(-1)[where] = values
+        except (ValueError, IndexError) as error:
+            raise damaged(self._path, f"sparse tensor {name!r}: {error}", where=name) from error
+        return Constant(name, dense, "coo", values.nbytes + indices.nbytes)
+
+    def _spend(self, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
+        size = math.prod(shape) * dtype.itemsize
+        self._budget -= size
+        if min(shape, default=0) < 0 or self._budget < 0:
+            raise damaged(
+                self._path, f"weight {name!r} claims the shape {shape}, more than a file can hold", where=name
+            )
+
+
+def _plain(name: str, values: Array) -> Constant:
+    return Constant(name, values, "dense", values.nbytes)

@@ -1,0 +1,108 @@
+"""Reads an ONNX file without trusting it: claimed shapes are held against the bytes that are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pdp_export.errors import FileError
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
+
+MAX_FILE_BYTES = (1 << 31) - 1
+"""One protobuf message holds less than 2 GiB, so a larger file is no ONNX model."""
+
+
+def read(path: Path) -> tuple[ModelProto, bytes]:
+    """Return the parsed model and the bytes it was parsed from, after checking every tensor in it.
+
+    Nothing outside of the file is opened: a model that keeps weights in other files is refused.
+
+    Raises:
+        FileError: the file is missing, empty, truncated, foreign, points to other files, or a tensor claims a shape
+            that its bytes do not fill.
+    """
+    data = _bytes(path)
+    model = _parse(data, path)
+    for tensor in _tensors(model):
+        _check_tensor(tensor, path)
+    return model, data
+
+
+def damaged(path: Path, what: str, where: str | None = None) -> FileError:
+    """Return the error for a file whose content cannot be right."""
+    return FileError(
+        f"{path.name} is not a usable ONNX file: {what}", where=where or path.name, hint="convert the model again"
+    )
+
+
+def _bytes(path: Path) -> bytes:
+    if not path.is_file():
+        raise FileError(f"{path.name} does not exist or is no file", where=path.name, hint="check the path")
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise damaged(path, f"{size} bytes are more than the {MAX_FILE_BYTES} a protobuf message can hold")
+    return path.read_bytes()
+
+
+def _parse(data: bytes, path: Path) -> ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
+
+    try:
+        model: ModelProto = onnx.ModelProto.FromString(data)
+    except DecodeError as error:
+        raise damaged(path, "the bytes are truncated or of another format") from error
+    if not model.ir_version or not model.opset_import or not model.graph.node:
+        raise damaged(path, "it has no IR version, no operator set or no nodes (truncated or of another format)")
+    return model
+
+
+def _tensors(model: ModelProto) -> Iterator[TensorProto]:
+    for graph in graphs(model.graph):
+        yield from graph.initializer
+        for sparse in graph.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+        for node in graph.node:
+            yield from _constants_of(node)
+    for function in model.functions:
+        for node in function.node:
+            yield from _constants_of(node)
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """Yield the graph and every graph inside of its nodes; protobuf itself limits the depth to 100."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
+                yield from graphs(inner)
+
+
+def _constants_of(node: NodeProto) -> Iterator[TensorProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        sparse: list[SparseTensorProto] = [*attribute.sparse_tensors]
+        if attribute.HasField("sparse_tensor"):
+            sparse.append(attribute.sparse_tensor)
+        for item in sparse:
+            yield from (item.values, item.indices)
+
+
+def _check_tensor(tensor: TensorProto, path: Path) -> None:
+    """Refuse data outside of the file, and shapes that the bytes do not fill (nothing is allocated for a claim)."""
+    from onnx import TensorProto, numpy_helper
+
+    name = tensor.name or "(unnamed constant)"
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+        raise damaged(path, f"tensor {name!r} lies in another file, which is not opened", where=name)
+    if any(axis < 0 for axis in tensor.dims):
+        raise damaged(path, f"tensor {name!r} claims the shape {tuple(tensor.dims)}", where=name)
+    try:
+        numpy_helper.to_array(tensor)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise damaged(path, f"tensor {name!r} does not hold what it claims ({error})", where=name) from error

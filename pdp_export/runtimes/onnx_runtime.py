@@ -1,0 +1,234 @@
+"""Opens .onnx files with ONNX Runtime; the twin of `converters/onnx_export.py`.
+
+What a file holds is read from its own bytes (`onnx_file`, `onnx_constants`); what it computes, by ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pdp_export.errors import NotRunnableError, UsageError
+from pdp_export.results import FileFacts, StoredWeight, TensorFacts, TensorSpec
+from pdp_export.runtimes.onnx_constants import Constants
+from pdp_export.runtimes.onnx_file import damaged, graphs, read
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, ModelProto, ValueInfoProto
+    from onnxruntime import InferenceSession, SessionOptions
+
+Array = np.ndarray[Any, Any]
+
+NAME = "onnx"
+_IMAGE_RANK = 4
+
+
+def version() -> str:
+    """Return the version of ONNX Runtime."""
+    return metadata.version("onnxruntime")
+
+
+def describe(path: Path) -> FileFacts:
+    """Return what the file holds, read from its own bytes: every constant with its encoding, zeros and stored bytes.
+
+    Raises:
+        FileError: for a truncated, damaged, foreign or self-contradicting file.
+    """
+    model, data = read(path)
+    constants = Constants(model, path)
+    tensors = tuple(
+        TensorFacts(
+            name=constant.name,
+            shape=constant.values.shape,
+            dtype=constant.values.dtype.name,
+            stored_dtype=constant.values.dtype.name,
+            encoding=constant.encoding,
+            zeros=constant.values.size - int(np.count_nonzero(constant.values)),
+            elements=constant.values.size,
+            stored_bytes=constant.stored_bytes,
+        )
+        for constant in constants
+    )
+    inputs, outputs = _signature(model, path)
+    return FileFacts(
+        format=NAME,
+        file_bytes=len(data),
+        inputs=inputs,
+        outputs=outputs,
+        tensors=tensors,
+        operators=_operators(model.graph),
+        metadata={item.key: item.value for item in model.metadata_props},
+        notes=_notes(model, constants.shared_bytes),
+    )
+
+
+def weights(path: Path) -> list[StoredWeight]:
+    """Return every decoded floating-point weight of rank >= 2, sorted by name, in PyTorch layout.
+
+    A matrix that only serves as right operand of MatMul or Gemm is stored as (in, out) and transposed back to
+    (C_out, C_in); Conv and ConvTranspose share the layout of PyTorch.
+
+    Raises:
+        FileError: for a truncated, damaged, foreign or self-contradicting file.
+    """
+    model, _ = read(path)
+    transposed = _transposed(model.graph)
+    found = [
+        StoredWeight(
+            constant.name,
+            np.ascontiguousarray(constant.values.T) if constant.name in transposed else constant.values,
+            constant.encoding,
+        )
+        for constant in Constants(model, path)
+        if constant.values.ndim > 1 and constant.values.dtype.kind == "f"
+    ]
+    return sorted(found, key=lambda weight: weight.name)
+
+
+def open_session(path: Path, threads: int = 1) -> OnnxSession:
+    """Open the file in ONNX Runtime on the CPU, with `threads` threads that sleep between runs.
+
+    Raises:
+        NotRunnableError: an operator that this build of ONNX Runtime does not have.
+        FileError: for a truncated, damaged or foreign file.
+    """
+    model, data = read(path)
+    inputs, outputs = _signature(model, path)
+    return OnnxSession(_start(data, _options(threads), path), inputs, outputs)
+
+
+def optimized_operators(path: Path) -> dict[str, int]:
+    """Return the operators that ONNX Runtime really runs, after its own optimisation of the graph.
+
+    A decoder that shows up here would be evaluated in every run.
+    """
+    import onnx
+
+    _, data = read(path)
+    options = _options(1)
+    with tempfile.TemporaryDirectory(prefix="pdp-export-") as folder:
+        optimized = Path(folder) / "optimized.onnx"
+        options.optimized_model_filepath = str(optimized)
+        _start(data, options, path)
+        return _operators(onnx.ModelProto.FromString(optimized.read_bytes()).graph)
+
+
+class OnnxSession:
+    """A file opened in ONNX Runtime; arrays are in the file's own layout and dtype."""
+
+    def __init__(
+        self, session: InferenceSession, inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...]
+    ) -> None:
+        self.inputs = inputs
+        self.outputs = outputs
+        self._session = session
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Run one batch and return every output by name.
+
+        Raises:
+            UsageError: a missing or unknown input, or a shape or dtype that the file does not accept.
+        """
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        names = [spec.name for spec in self.outputs]
+        try:
+            values = self._session.run(names, dict(inputs))
+        except (state.InvalidArgument, ValueError, RuntimeError) as error:
+            raise UsageError(
+                f"ONNX Runtime does not accept these inputs: {_first_line(error)}",
+                where=", ".join(f"{name} {array.dtype} {array.shape}" for name, array in inputs.items()),
+                hint=f"give {', '.join(f'{spec.name} {spec.dtype} {spec.shape}' for spec in self.inputs)}",
+            ) from error
+        return dict(zip(names, values, strict=True))
+
+
+def _options(threads: int) -> SessionOptions:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4  # fatal only: every failure is raised as an exception too
+    return options
+
+
+def _start(data: bytes, options: SessionOptions, path: Path) -> InferenceSession:
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    try:
+        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+    except state.NotImplemented as error:
+        raise NotRunnableError(
+            f"ONNX Runtime {version()} cannot run {path.name}: {_first_line(error)}",
+            where=path.name,
+            hint="upgrade onnxruntime, or replace the operator in the model",
+        ) from error
+    except (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.InvalidArgument, RuntimeError) as error:
+        raise damaged(path, _first_line(error)) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _signature(model: ModelProto, path: Path) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    constants = {item.name for item in model.graph.initializer}
+    inputs = tuple(_spec(value, path) for value in model.graph.input if value.name not in constants)
+    return inputs, tuple(_spec(value, path) for value in model.graph.output)
+
+
+def _spec(value: ValueInfoProto, path: Path) -> TensorSpec:
+    """Return the spec of an input or output; a dynamic axis gets the example size 1."""
+    from onnx import helper
+
+    if not value.type.HasField("tensor_type"):
+        raise damaged(path, f"{value.name!r} is no tensor", where=value.name)
+    tensor = value.type.tensor_type
+    try:
+        dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
+    except (KeyError, TypeError) as error:
+        raise damaged(path, f"{value.name!r} has the unknown type {tensor.elem_type}", where=value.name) from error
+    axes = list(tensor.shape.dim)
+    return TensorSpec(
+        name=value.name,
+        shape=tuple(axis.dim_value if axis.HasField("dim_value") else 1 for axis in axes),
+        dtype=dtype,
+        dynamic={i: axis.dim_param or f"axis{i}" for i, axis in enumerate(axes) if not axis.HasField("dim_value")},
+        layout="NCHW" if len(axes) == _IMAGE_RANK else "any",
+    )
+
+
+def _operators(graph: GraphProto) -> dict[str, int]:
+    nodes = (node for inner in graphs(graph) for node in inner.node)
+    counts = Counter(f"{node.domain}.{node.op_type}" if node.domain else node.op_type for node in nodes)
+    return dict(sorted(counts.items()))
+
+
+def _notes(model: ModelProto, shared_bytes: int) -> tuple[str, ...]:
+    opsets = ", ".join(f"{item.domain or 'ai.onnx'} {item.version}" for item in model.opset_import)
+    notes = [f"opset {opsets}, IR version {model.ir_version}"]
+    if shared_bytes:
+        notes.append(f"{shared_bytes} bytes of tables shared by the sparse weights")
+    return tuple(notes)
+
+
+def _transposed(graph: GraphProto) -> set[str]:
+    """Return the names that only serve as (in, out) operands of MatMul and Gemm."""
+    right: set[str] = set()
+    other: set[str] = set()
+    for inner in graphs(graph):
+        for node in inner.node:
+            for position, name in enumerate(node.input):
+                straight = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
+                multiplies = node.op_type in ("MatMul", "Gemm") and position == 1 and not straight
+                (right if multiplies else other).add(name)
+    return right - other
