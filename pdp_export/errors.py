@@ -165,6 +165,7 @@ class InterruptedRunError(PdpExportError):
 
 
 def near_misses(word: str, known: Iterable[str]) -> str:
-    """Return ``" (did you mean 'x'?)"`` for the closest known words, or an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=2, cutoff=0.6)
+    """Return ``" (did you mean 'x'?)"`` for the closest known words, upper or lower case, or an empty string."""
+    folded = {name.casefold(): name for name in known}
+    close = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, n=2, cutoff=0.6)]
     return f" (did you mean {' or '.join(repr(name) for name in close)}?)" if close else ""

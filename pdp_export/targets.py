@@ -11,6 +11,7 @@ from pydantic import Field
 from pdp_export.errors import MissingDependencyError, UsageError, near_misses
 from pdp_export.results import Record, TensorSpec
 
+
 class Effect(Record):
     """Whether a sparsity pattern buys something, and why.
 
@@ -60,7 +61,7 @@ class Target(Record):
 
     def require(self) -> None:
         """Raise MissingDependencyError when a package of this target is not installed."""
-        absent = [module for module in self.modules if find_spec(module) is None]
+        absent = [module for module in self.modules if not _installed(module)]
         if absent:
             extra = f"[{self.extra}]" if self.extra else ""
             raise MissingDependencyError(
@@ -97,3 +98,10 @@ class ConvertRequest(Record):
                     where=f"targets: {target.name}: {kind}",
                     hint=f"use one of: {', '.join(known) or '(none)'}",
                 )
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # The parent of a dotted name is absent.
+        return False
