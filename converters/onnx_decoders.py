@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_CLEARED = -(1 << 30)  # the rank of a cleared bit: below every sum, so that max(0, .) yields index 0
-
 
 class Decoders:
     """Collects the constants and nodes that decode the weights of one graph."""
@@ -53,12 +51,12 @@ class Decoders:
         from onnx import TensorProto, helper, numpy_helper
 
         gaps, values = self._constant(f"{name}/gaps", codes.gaps), self._constant(f"{name}/values", codes.values)
-        steps = self._node("Cast", [gaps], f"{name}/steps", to=TensorProto.INT32)
-        at = self._node("CumSum", [steps, self._axis()], f"{name}/at")
+        steps = self._node("Cast", [gaps], to=TensorProto.INT32)
+        at = self._node("CumSum", [steps, self._axis()])
         zero = numpy_helper.from_array(np.zeros(1, codes.values.dtype))
-        size = self._shared(f"pdp/size/{_size(codes.shape)}", np.array([_size(codes.shape)], np.int64))
-        zeros = self._node("ConstantOfShape", [size], f"{name}/zeros", value=zero)
-        flat = self._node("ScatterElements", [zeros, at, values], f"{name}/flat", axis=0)
+        size = self._length(codes.shape)
+        zeros = self._node("ConstantOfShape", [size], value=zero)
+        flat = self._node("ScatterElements", [zeros, at, values], axis=0)
         self.nodes.append(helper.make_node("Reshape", [flat, self._shape(codes.shape)], [name]))
 
     def _add_bitmask(self, name: str, codes: bitmask.Bitmask) -> None:
@@ -66,20 +64,20 @@ class Decoders:
 
         counts, ranks, zero = self.tables()
         mask, values = self._constant(f"{name}/mask", codes.mask), self._constant(f"{name}/values", codes.values)
-        index = self._node("Cast", [mask], f"{name}/bytes", to=TensorProto.INT32)  # (b,)
-        count = self._node("Gather", [counts, index], f"{name}/count")  # (b,)
-        before = self._node("CumSum", [count, self._axis()], f"{name}/before", exclusive=1)  # (b,)
-        column = self._node("Unsqueeze", [before, self._one_axis()], f"{name}/column")  # (b, 1)
-        within = self._node("Gather", [ranks, index], f"{name}/within")  # (b, 8)
-        rank = self._node("Add", [column, within], f"{name}/rank")  # (b, 8)
-        at = self._node("Max", [rank, zero], f"{name}/at")  # (b, 8)
-        gathered = self._node("Gather", [values, at], f"{name}/padded")  # (b, 8)
+        index = self._node("Cast", [mask], to=TensorProto.INT32)  # (b,)
+        count = self._node("Gather", [counts, index])  # (b,)
+        before = self._node("CumSum", [count, self._axis()], exclusive=1)  # (b,)
+        column = self._node("Unsqueeze", [before, self._one_axis()])  # (b, 1)
+        within = self._node("Gather", [ranks, index])  # (b, 8)
+        rank = self._node("Add", [column, within])  # (b, 8)
+        at = self._node("Max", [rank, zero])  # (b, 8)
+        gathered = self._node("Gather", [values, at])  # (b, 8)
         if _size(codes.shape) % 8:
             every = self._shared("pdp/shape/all", np.array([-1], np.int64))
-            flat = self._node("Reshape", [gathered, every], f"{name}/flat")  # (8 b,)
+            flat = self._node("Reshape", [gathered, every])  # (8 b,)
             start = self._shared("pdp/start", np.zeros(1, np.int64))
-            size = self._shared(f"pdp/size/{_size(codes.shape)}", np.array([_size(codes.shape)], np.int64))
-            gathered = self._node("Slice", [flat, start, size], f"{name}/cut")  # (n,)
+            size = self._length(codes.shape)
+            gathered = self._node("Slice", [flat, start, size])  # (n,)
         self.nodes.append(helper.make_node("Reshape", [gathered, self._shape(codes.shape)], [name]))
 
     def tables(self) -> tuple[str, str, str]:
@@ -91,7 +89,7 @@ class Decoders:
         if f"{known[1]}/bytes" not in self.constants:
             counts = self._shared("pdp/counts/bytes", bitmask.count_table())
             ranks = self._shared("pdp/ranks/bytes", bitmask.rank_table())
-            cleared = self._shared("pdp/cleared", np.array(_CLEARED, np.int32))
+            cleared = self._shared("pdp/cleared", np.array(bitmask.CLEARED_RANK, np.int32))
             self._node("Cast", [counts], known[0], to=TensorProto.INT32)
             wide = self._node("Cast", [ranks], "pdp/ranks/wide", to=TensorProto.INT32)
             is_set = self._node("Cast", [ranks], "pdp/ranks/set", to=TensorProto.BOOL)
@@ -99,10 +97,13 @@ class Decoders:
         return known[0], known[1], zero
 
     def _axis(self) -> str:
-        return self._shared("pdp/axis", np.array(0, np.int64))
+        return self._shared("pdp/axis0", np.array(0, np.int64))
 
     def _one_axis(self) -> str:
-        return self._shared("pdp/last", np.array([1], np.int64))
+        return self._shared("pdp/axis1", np.array([1], np.int64))
+
+    def _length(self, shape: Sequence[int]) -> str:
+        return self._shared(f"pdp/size/{_size(shape)}", np.array([_size(shape)], np.int64))
 
     def _shape(self, shape: Sequence[int]) -> str:
         return self._shared(f"pdp/shape/{'x'.join(map(str, shape))}", np.array(shape, np.int64))
@@ -117,9 +118,11 @@ class Decoders:
         self.constants[name] = numpy_helper.from_array(values, name)
         return name
 
-    def _node(self, operator: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def _node(self, operator: str, inputs: list[str], output: str = "", **attributes: Any) -> str:
+        """Append a node; its output is numbered, since names are a good part of a small file."""
         from onnx import helper
 
+        output = output or f"pdp/{len(self.nodes)}"
         self._claim(output)
         self.nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
