@@ -42,7 +42,14 @@ def save_program(program: ExportedProgram, path: Path) -> None:
     with quiet_export():
         torch.export.save(program, buffer)
     data = buffer.getvalue()
-    _check(data, path.name)
+    try:
+        _check(data, path.name)
+    except UnsafeFileError as error:
+        raise FileError(
+            f"the program cannot be stored in a file that opens without running code: {error.what}",
+            where=error.where,
+            hint="remove custom objects, tensor subclasses and operators from outside torch from the model",
+        ) from error
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 

@@ -16,8 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._dynamo.exc import UserError
 from torch.export import Dim, ExportedProgram
+from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 from torch.export.graph_signature import InputKind
+from torch.utils import _pytree as pytree
 
 from pdp_export.errors import CaptureError, PdpExportError
 from pdp_export.graph.user_source import user_line
@@ -33,7 +36,8 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], dynamic: Dynam
         model: Any module that torch.export can trace; a GraphModule from an earlier capture works too.
         example_inputs: Positional inputs. A dynamic axis of size 1 is traced at 2, since torch
             specialises sizes 0 and 1.
-        dynamic: Which axes may change, by input index; equal names are equal sizes.
+        dynamic: Which axes may change, by input index; equal names are equal sizes. A smallest size that
+            the model itself needs (an image of at least 4, say) is found and kept as the range.
 
     Returns:
         The program. Source lines of the traced machine are not part of it, so that it can travel.
@@ -45,9 +49,8 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], dynamic: Dynam
     inputs = tuple(_at_least_two(value, (dynamic or {}).get(index, {})) for index, value in enumerate(example_inputs))
     with _inference_mode(model), quiet_export():
         try:
-            shapes = _dynamic_shapes(model, len(inputs), dynamic)
-            program = torch.export.export(model, inputs, dynamic_shapes=shapes)
-            program = program.run_decompositions({})
+            raw = _export(model, inputs, _dynamic_shapes(model, len(inputs), dynamic))
+            program: ExportedProgram = raw.run_decompositions({})
         except PdpExportError:
             raise
         except Exception as error:
@@ -60,7 +63,7 @@ def dynamic_axes(program: ExportedProgram) -> dict[int, dict[int, str]]:
     """Return the dynamic axes of the user inputs, in the form that `capture` takes; names follow torch's symbols."""
     axes: dict[int, dict[int, str]] = {}
     for index, value in enumerate(input_values(program)):
-        named = {axis: str(size) for axis, size in enumerate(value.shape) if isinstance(size, torch.SymInt)}
+        named = {axis: str(size) for axis, size in enumerate(value.shape) if not isinstance(size, int)}
         if named:
             axes[index] = named
     return axes
@@ -113,6 +116,21 @@ def _at_least_two(value: Tensor, axes: Mapping[int, str]) -> Tensor:
         if value.shape[axis] == 1:
             value = torch.cat([value, value], dim=axis)
     return value
+
+
+def _export(model: nn.Module, inputs: tuple[Tensor, ...], shapes: tuple[Any, ...] | None) -> ExportedProgram:
+    """Export; where the model only narrows the range of a dynamic size, accept the range that torch suggests."""
+    try:
+        return torch.export.export(model, inputs, dynamic_shapes=shapes)
+    except UserError as error:
+        if shapes is None or "Suggested fixes:" not in str(error):
+            raise
+        before, _, after = str(error).partition("Suggested fixes:")
+        fixes = after.strip().split("\n\n")[0]
+        refined = refine_dynamic_shapes_from_suggested_fixes(f"{before}Suggested fixes:\n{fixes}", shapes)
+        if any(isinstance(size, int | None) for size in pytree.tree_leaves(refined)):
+            raise
+        return torch.export.export(model, inputs, dynamic_shapes=refined)
 
 
 def _dynamic_shapes(model: nn.Module, count: int, dynamic: Dynamic | None) -> tuple[Any, ...] | None:

@@ -77,6 +77,13 @@ def tensor_of(module: GraphModule, name: str) -> Tensor:
     return cast(Tensor, attrgetter(name)(module))
 
 
+def stored(module: GraphModule, node: object) -> Tensor | None:
+    """Return the tensor that a ``get_attr`` node reads; None for anything else, a missing bias for example."""
+    if isinstance(node, Node) and node.op == "get_attr":
+        return tensor_of(module, str(node.target))
+    return None
+
+
 def replace_tensor(module: GraphModule, name: str, tensor: Tensor) -> None:
     """Put another tensor under a fully qualified name; a parameter stays one, a new name becomes one."""
     prefix, _, leaf = name.rpartition(".")

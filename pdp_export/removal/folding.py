@@ -6,7 +6,6 @@ With scale s = gamma / sqrt(var + eps) per output channel: W' = s W and b' = s (
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
@@ -20,6 +19,7 @@ from pdp_export.graph.nodes import (
     replace_tensor,
     set_argument,
     shape,
+    stored,
     tensor_of,
 )
 
@@ -73,21 +73,19 @@ def _can_fold(layer: Node, norm: Node) -> bool:
     if operator(layer) not in CONVOLUTIONS | TRANSPOSED_CONVOLUTIONS and not two_dimensional:
         return False
     tensors = [argument(layer, "weight"), argument(layer, "bias"), *norm.args[1:5]]
-    stored = all(tensor is None or tensor.op == "get_attr" for tensor in tensors)
-    return stored and len(tensors[0].users) == 1
+    return all(tensor is None or tensor.op == "get_attr" for tensor in tensors) and len(tensors[0].users) == 1
 
 
 def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
-    weight_node, bias_node = argument(layer, "weight"), argument(layer, "bias")
-    gamma, beta, mean, variance = (None if item is None else tensor_of(module, item.target) for item in norm.args[1:5])
+    weight_name = argument(layer, "weight").target
+    gamma, beta, old = (stored(module, node) for node in (norm.args[1], norm.args[2], argument(layer, "bias")))
+    mean, variance = (tensor_of(module, argument(norm, name).target) for name in ("running_mean", "running_var"))
     scale = (variance + argument(norm, "eps")).rsqrt()
     scale = scale if gamma is None else scale * gamma
-    old = torch.zeros_like(mean) if bias_node is None else tensor_of(module, bias_node.target)
-    shift = (old - mean) * scale
+    shift = (-mean if old is None else old - mean) * scale
     bias = shift if beta is None else shift + beta
-    weight = _scaled(tensor_of(module, weight_node.target), scale, layer)
-    replace_tensor(module, weight_node.target, weight)
-    name = bias_name(weight_node.target)
+    replace_tensor(module, weight_name, _scaled(tensor_of(module, weight_name), scale, layer))
+    name = bias_name(weight_name)
     replace_tensor(module, name, bias)
     set_bias(module, layer, name, bias)
 
@@ -96,8 +94,8 @@ def _scaled(weight: Tensor, scale: Tensor, layer: Node) -> Tensor:
     """Scale the output channels: axis 0, or axis 1 inside each group of a transposed convolution."""
     if operator(layer) in TRANSPOSED_CONVOLUTIONS:
         groups = argument(layer, "groups")
-        parts = weight.unflatten(0, (groups, -1))  # (groups, C_in / groups, C_out / groups, ...)
-        return (parts * scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))).flatten(0, 1)
+        parts = weight.reshape(groups, -1, *weight.shape[1:])  # (groups, C_in / groups, C_out / groups, ...)
+        return (parts * scale.view(groups, 1, -1, *[1] * (weight.dim() - 2))).reshape(weight.shape)
     return weight * scale.view(-1, *[1] * (weight.dim() - 1))
 
 

@@ -85,7 +85,7 @@ def _captured(
         if example_inputs is None:
             raise RemovalError("example_inputs are needed to capture a module", hint="pass a tuple of tensors")
         program = capture(model_or_program, example_inputs, dynamic)
-        return program, tuple(program.example_inputs[0]), dynamic or {}  # type: ignore[index]
+        return program, tuple(program.example_inputs[0]), dynamic or {}
     program = model_or_program
     carried, keywords = program.example_inputs or ((), {})
     if keywords:
