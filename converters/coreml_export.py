@@ -23,6 +23,9 @@ SPARSE_OPERATOR = "constexpr_sparse_to_dense"
 SMALLEST_SPARSE = 512
 """Elements below which the second blob of a sparse tensor (64 bytes, padding, attributes) outweighs the zeros."""
 
+_ENCODING = "compression::prune_weights"
+# These multiply scales into weights; the file must hold the weights of the program, bit by bit.
+_WEIGHT_CHANGING_PASSES = {"common::fuse_conv_scale", "common::fuse_conv_batchnorm"}
 _MASK_BITS = {"fp16": 1 / 16, "fp32": 1 / 32}  # one bit per element: the share of zeros that pays for the mask
 
 TARGET = Target(
@@ -78,13 +81,12 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
     TARGET.require()
     min_ios, fixed = _options(request)
     coreml_guards.refuse_silent_faults(program)
-    coreml_guards.refuse_overflow(program, request.precision)
+    coreml_guards.refuse_non_finite(program)
+    sparse = request.encoding != "dense" and _worthwhile(program, request.precision)
     with quiet():
-        model = _to_ml_program(program, request, min_ios, fixed=fixed)
-        worthwhile = _worthwhile(program, request.precision)
-        if request.encoding != "dense" and worthwhile:
-            model = _sparse(model, request.precision)
-            _check_sparse(model, worthwhile)
+        model = _to_ml_program(program, request, min_ios, fixed=fixed, sparse=bool(sparse))
+        if sparse:
+            _check_sparse(model, sparse)
         coreml_interface.check_written(model.get_spec(), request.inputs, request.outputs)
         model.user_defined_metadata.update(request.metadata)
         coreml_save.save(model, path)
@@ -103,7 +105,9 @@ def _options(request: ConvertRequest) -> tuple[int, bool]:
     return min_ios, fixed
 
 
-def _to_ml_program(program: ExportedProgram, request: ConvertRequest, min_ios: int, *, fixed: bool) -> Any:
+def _to_ml_program(
+    program: ExportedProgram, request: ConvertRequest, min_ios: int, *, fixed: bool, sparse: bool
+) -> Any:
     import coremltools as ct
 
     inputs = coreml_interface.input_types(program, request.inputs, fixed=fixed)
@@ -117,6 +121,7 @@ def _to_ml_program(program: ExportedProgram, request: ConvertRequest, min_ios: i
             outputs=outputs,
             compute_precision=precision,
             minimum_deployment_target=getattr(ct.target, f"iOS{min_ios}"),
+            pass_pipeline=_passes(request.precision, sparse=sparse),
             skip_model_load=True,
         )
     except PdpExportError:
@@ -161,14 +166,21 @@ def _worthwhile(program: ExportedProgram, precision: str) -> list[str]:
     ]
 
 
-def _sparse(model: Any, precision: str) -> Any:
+def _passes(precision: str, *, sparse: bool) -> Any:
+    """Return the passes of coremltools without those that change weights, and with the sparse encoding last."""
+    import coremltools as ct
     import coremltools.optimize.coreml as cto
 
-    # The defaults would keep tensors below 2048 elements or half zeros dense.
-    rule = cto.OpThresholdPrunerConfig(
-        threshold=0.0, minimum_sparsity_percentile=_MASK_BITS[precision], weight_threshold=SMALLEST_SPARSE
-    )
-    return cto.prune_weights(model, cto.OptimizationConfig(global_config=rule))
+    passes = ct.PassPipeline.DEFAULT
+    passes.remove_passes(_WEIGHT_CHANGING_PASSES)
+    if sparse:
+        # The defaults would keep tensors below 2048 elements or half zeros dense.
+        rule = cto.OpThresholdPrunerConfig(
+            threshold=0.0, minimum_sparsity_percentile=_MASK_BITS[precision], weight_threshold=SMALLEST_SPARSE
+        )
+        passes.append_pass(_ENCODING)
+        passes.set_options(_ENCODING, {"config": cto.OptimizationConfig(global_config=rule)})
+    return passes
 
 
 def _check_sparse(model: Any, worthwhile: list[str]) -> None:

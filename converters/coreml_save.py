@@ -11,22 +11,24 @@ from pdp_export import files
 
 _DATE = "com.github.apple.coremltools.conversion_date"
 _STAGING = "staging.mlpackage"
+_ITEMS = ("Manifest.json", "Data")
 
 
 def save(model: Any, path: Path) -> None:
     """Write a ``coremltools.models.MLModel`` to the directory `path`, whatever its suffix.
 
     coremltools only saves under names ending in .mlpackage, with random identifiers, the date of the
-    day, and maps in no fixed order. The package is saved inside `path`, moved up and then made
-    reproducible: identifiers derived from the item paths, no date, maps sorted.
+    day, maps in no fixed order, and a debugging table for ExecuTorch as large as the program. The package
+    is saved inside `path`, moved up without the table and then made reproducible: identifiers derived
+    from the item paths, no date, maps sorted.
     """
     files.remove(path)
     path.mkdir(parents=True)
     staging = path / _STAGING
     model.save(str(staging))
-    for item in sorted(staging.iterdir()):
-        item.rename(path / item.name)
-    staging.rmdir()
+    for name in _ITEMS:
+        (staging / name).rename(path / name)
+    files.remove(staging)
     model_path = _name_items(path / "Manifest.json")
     _rewrite_specification(path / "Data" / model_path)
 

@@ -59,7 +59,8 @@ def describe(path: Path) -> FileFacts:
 def weights(path: Path) -> list[StoredWeight]:
     """Return every decoded float constant of rank >= 2, in PyTorch layout (MIL uses the same).
 
-    Names are those of the parameters with dots as underscores, where coremltools kept them.
+    Names are those of the parameters with dots as underscores, where coremltools kept them. A tensor
+    that several operators read is returned once for each of them.
 
     Raises:
         FileError: for a damaged package, or one with weights in a form that is not decoded here.
@@ -76,6 +77,7 @@ def weights(path: Path) -> list[StoredWeight]:
     return [
         StoredWeight(_readable(constant.name), constant.values, constant.encoding)
         for constant in contents.constants
+        for _ in range(constant.uses)
         if constant.values.ndim >= _MATRIX_RANK and np.issubdtype(constant.values.dtype, np.floating)
     ]
 

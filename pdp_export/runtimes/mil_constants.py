@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,16 @@ OpenWeights = Callable[[str], WeightFile]
 
 @dataclass(frozen=True)
 class Constant:
-    """One decoded constant; `stored_bytes` counts mask, records and padding."""
+    """One decoded constant; `stored_bytes` counts mask, records and padding.
+
+    `uses` is how many operator inputs read it: coremltools stores equal tensors once.
+    """
 
     name: str
     values: Array
     encoding: str
     stored_bytes: int
+    uses: int = 1
 
 
 @dataclass
@@ -54,7 +58,9 @@ def read_program(program: Any, weights: OpenWeights) -> ProgramContents:
         FileError: for a constant whose bytes do not match its declared type and shape.
     """
     contents = ProgramContents()
+    uses: Counter[str] = Counter()
     for operation in _operations(program):
+        uses.update(argument.name for value in operation.inputs.values() for argument in value.arguments)
         if operation.type != "const":
             contents.operators[operation.type] += 1
         if operation.type == SPARSE and all(_value(operation, key) is not None for key in ("nonzero_data", "mask")):
@@ -63,6 +69,7 @@ def read_program(program: Any, weights: OpenWeights) -> ProgramContents:
             contents.undecoded.append((_name(operation), operation.type))
         else:
             contents.constants.extend(_dense(operation, weights))
+    contents.constants = [replace(constant, uses=max(uses[constant.name], 1)) for constant in contents.constants]
     return contents
 
 
