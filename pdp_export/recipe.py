@@ -5,12 +5,13 @@ Paths and ``file.py:function`` references are relative to the recipe file.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from pdp_export.errors import RecipeError
 from pdp_export.recipe_errors import explain
@@ -138,6 +139,16 @@ class PruningSection(Section):
     prune_first: bool = False
     prune_last: bool = False
 
+    @field_validator("ignore")
+    @classmethod
+    def _patterns_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in patterns:
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
+        return patterns
+
     @model_validator(mode="after")
     def _ramp_after_warmup(self) -> Self:
         if self.ramp_end <= self.warmup:
@@ -194,7 +205,7 @@ class Recipe(Section):
     targets: tuple[TargetSection, ...] = Field(default=(TargetSection(name="onnx"),), min_length=1)
     gates: GatesSection = GatesSection()
     benchmark: BenchmarkSection = BenchmarkSection()
-    base_dir: str = Field(default=".", exclude=True)
+    _folder: Path = PrivateAttr(default=Path())
 
     @field_validator("targets")
     @classmethod
@@ -221,7 +232,7 @@ class Recipe(Section):
             RecipeError: quoting key, value, allowed values and near misses.
         """
         try:
-            return cls.model_validate({**values, "base_dir": str(base_dir)})
+            return cls.model_validate(dict(values)).rebased(base_dir)
         except ValidationError as error:
             raise explain(error, cls, source) from error
 
@@ -238,11 +249,13 @@ class Recipe(Section):
     @property
     def folder(self) -> Path:
         """The folder that relative paths of this recipe count from."""
-        return Path(self.base_dir)
+        return self._folder
 
     def rebased(self, folder: Path) -> Recipe:
         """Return the same recipe with its relative paths counting from `folder`."""
-        return self.model_copy(update={"base_dir": str(folder)})
+        copy = self.model_copy()
+        copy._folder = folder
+        return copy
 
     def effective_yaml(self) -> str:
         """Return the recipe with every default filled in, as YAML."""
@@ -269,6 +282,7 @@ def _override(values: dict[str, Any], overrides: Mapping[str, Any]) -> dict[str,
         place = values
         for section in sections:
             place = place.setdefault(section, {})
+            if not isinstance(place, dict):
+                raise RecipeError(f"{section} is {place!r}, not a mapping of keys", where=dotted)
         place[key] = value
     return values
-
