@@ -46,7 +46,9 @@ def percent(value: float | None) -> str:
 
 def points(value: float | None) -> str:
     """A change of a fraction as signed percentage points."""
-    return NOTHING if value is None else f"{100 * value:+.2f} pt"
+    if value is None:
+        return NOTHING
+    return f"{100 * value:+.2f} pt" if round(100 * value, 2) else "0.00 pt"
 
 
 def accuracy_change(result: AccuracyResult | None) -> str:

@@ -86,7 +86,7 @@ def latency_samples(result: LatencyResult) -> Markup:
         axes.set_yticks([0, 1], ["dense", "pruned"])
         axes.set_ylim(1.55, -0.55)
         axes.set_xlim(0, limit)
-        axes.set_xlabel("ms per run; box: quartiles, whiskers: p10 and p90" + _hidden_note(hidden))
+        axes.set_xlabel("ms per run" + _hidden_note(hidden))
 
     label = f"Latency: dense median {result.dense.p50_ms:.3g} ms, pruned median {result.pruned.p50_ms:.3g} ms"
     return _render(draw, 1.75, label)
@@ -109,7 +109,8 @@ def training_curves(history: Sequence[EpochRecord]) -> Markup:
         for name, values, colour, style in drawn:
             heights = [np.nan if value is None else value for value in values]
             axes.plot(steps, heights, style, color=colour, label=name, marker="o", markersize=3)
-        axes.set_ylim(-0.02, 1.02)
+        if all(0 <= value <= 1 for _, values, _, _ in drawn for value in values if value is not None):
+            axes.set_ylim(-0.02, 1.02)
         for start in starts:
             axes.axvline(start - 0.5, color=SOFT, linewidth=1)
         axes.set_xlabel("epoch" + _phase_note(history))
@@ -120,7 +121,7 @@ def training_curves(history: Sequence[EpochRecord]) -> Markup:
 
 
 def _hidden_note(hidden: int) -> str:
-    return f"; {hidden} slower runs not drawn" if hidden else ""
+    return f"; not drawn: {hidden} slower" if hidden else ""
 
 
 def _phase_note(history: Sequence[EpochRecord]) -> str:

@@ -31,7 +31,7 @@ def closing(report: RunReport, run_directory: Path) -> RenderableType:
 
     At most 20 lines for four targets; `run_directory` is shown as the user typed it.
     """
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("target", no_wrap=True)
     for name in ("size", "smaller", "accuracy", "max err", "p50", "p50 ratio"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -42,14 +42,14 @@ def closing(report: RunReport, run_directory: Path) -> RenderableType:
         Text.assemble(_verdict(report.verdict), f"  {report.name}: ", headline(report)),
         *([table] if report.targets else []),
         *_notes(report),
-        _line(f"{len(report.warnings)} warnings; details: {run_directory / 'report.html'}"),
+        _line(f"warnings: {len(report.warnings)}; details: {run_directory / 'report.html'}"),
         *(_line(f"  pdp-export {command}", style="dim") for command in _next_commands(report, run_directory)),
     )
 
 
 def compare(reports: Sequence[RunReport]) -> RenderableType:
     """Return several runs side by side: per target the dense file, then the file of every run."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("target", no_wrap=True)
     table.add_column("run", no_wrap=True)
     for name in ("size", "gzip", "accuracy", "change", "p50", "p50 ratio"):

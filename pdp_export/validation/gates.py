@@ -40,9 +40,17 @@ def settle(result: TargetResult, gates: GatesSection) -> TargetResult:
     """
     evaluated = evaluate(result, gates)
     verdict = worst([check.verdict for check in result.checks] + [gate.verdict for gate in evaluated])
-    reasons = [f"{check.name}: {check.reason}" for check in result.checks if check.verdict is not Verdict.PASS]
-    reasons += [f"{gate.gate}: {gate.reason}" for gate in evaluated if gate.verdict is not Verdict.PASS]
-    return result.model_copy(update={"gates": evaluated, "verdict": verdict, "reasons": tuple(reasons)})
+    open_points = [(check.name, check.reason) for check in result.checks if check.verdict is not Verdict.PASS]
+    open_points += [(gate.gate, gate.reason) for gate in evaluated if gate.verdict is not Verdict.PASS]
+    return result.model_copy(update={"gates": evaluated, "verdict": verdict, "reasons": _joined(open_points)})
+
+
+def _joined(points: Iterable[tuple[str, str]]) -> tuple[str, ...]:
+    """Say every reason once, after the names of all checks and gates that it holds for."""
+    names: dict[str, list[str]] = {}
+    for name, reason in points:
+        names.setdefault(reason, []).append(name)
+    return tuple(f"{', '.join(dict.fromkeys(group))}: {reason}" for reason, group in names.items())
 
 
 def evaluate(result: TargetResult, gates: GatesSection) -> tuple[GateResult, ...]:

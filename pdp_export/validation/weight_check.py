@@ -53,7 +53,7 @@ def _judge(
 ) -> tuple[Verdict, str]:
     if bad:
         total = sum(differing.values())
-        return Verdict.FAIL, f"{total} elements differ in {len(bad)} tensors, most in {bad[0]} ({differing[bad[0]]})"
+        return Verdict.FAIL, f"{total} elements differ, most in {bad[0]} ({differing[bad[0]]})"
     if unmatched and quantized:
         return Verdict.NOT_RUN, f"{len(quantized)} tensors are stored quantized ({quantized[0]}), not as floats"
     if unmatched:
