@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import logging
 import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch.utils import _pytree as pytree
 
 from pdp_export.errors import ConversionError
+from pdp_export.native_output import stdout_to_stderr
 from pdp_export.results import TensorSpec
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
-_log = logging.getLogger(__name__)
-_QUIET = {"LITERT_TORCH_SHOW_PROGRESS": "n"}
+_PROGRESS = "LITERT_TORCH_SHOW_PROGRESS"
 
 
 class FlatProgram(torch.nn.Module):
@@ -47,10 +46,11 @@ def lower(program: ExportedProgram, inputs: Sequence[TensorSpec], channel_last: 
         ConversionError: naming the operator that LiteRT cannot express, or the mismatch of inputs.
     """
     _check_inputs(program, inputs)
-    with _quiet():
+    with quiet():
         import litert_torch
 
-        module = litert_torch.to_channel_last_io(FlatProgram(program), list(channel_last))
+        expressible = program.run_decompositions({torch.ops.aten.conv_transpose2d.input: crop_transposed_convolution})
+        module = litert_torch.to_channel_last_io(FlatProgram(expressible), list(channel_last))
         # A captured program is always in inference mode; only the flag of the wrapper is missing.
         module.training = False
         examples = tuple(_example(spec, last=index in channel_last) for index, spec in enumerate(inputs))
@@ -58,6 +58,34 @@ def lower(program: ExportedProgram, inputs: Sequence[TensorSpec], channel_last: 
             return bytes(litert_torch.convert(module, examples).model_content())
         except Exception as error:
             raise _refusal(error) from error
+
+
+def crop_transposed_convolution(
+    x: torch.Tensor,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None = None,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[int] = (0, 0),
+    output_padding: Sequence[int] = (0, 0),
+    groups: int = 1,
+    dilation: Sequence[int] = (1, 1),
+) -> torch.Tensor:
+    """Write a padded transposed convolution as an unpadded one whose result is cropped.
+
+    TRANSPOSE_CONV knows no padding but SAME, where the output is the input times the stride. The weight (C_in, C_out,
+    kH, kW) stays as it is.
+    """
+    spans = [spread * (size - 1) + 1 for spread, size in zip(dilation, weight.shape[2:], strict=True)]
+    same = all(span - step == 2 * pad for span, step, pad in zip(spans, stride, padding, strict=True))
+    if not any(output_padding) and (same or not any(padding)):
+        return cast(torch.Tensor, NotImplemented)  # torch's word for "leave this one as it is"
+    late_bias = any(extra > pad for extra, pad in zip(output_padding, padding, strict=True))
+    full = torch.nn.functional.conv_transpose2d(
+        x, weight, None if late_bias else bias, tuple(stride), groups=groups, dilation=tuple(dilation)
+    )
+    borders = [edge for pad, extra in zip(padding, output_padding, strict=True) for edge in (extra - pad, -pad)]
+    cropped = torch.nn.functional.pad(full, borders[::-1])
+    return cropped + bias.reshape(-1, 1, 1) if late_bias and bias is not None else cropped
 
 
 def _check_inputs(program: ExportedProgram, inputs: Sequence[TensorSpec]) -> None:
@@ -77,11 +105,11 @@ def _example(spec: TensorSpec, *, last: bool) -> torch.Tensor:
 
 def _refusal(error: Exception) -> ConversionError:
     text = str(error).strip() or type(error).__name__
-    missing = re.search(r"Lowering not found: (\S+)", text)
+    missing = re.search(r"Lowering not found: (\S+)", text) or re.search(r"failed to legalize operation '(\S+)'", text)
     if missing:
         return ConversionError(
-            f"LiteRT has no operator for {missing[1]}",
-            where=missing[1],
+            f"LiteRT cannot express {missing[1]} as this model uses it",
+            where=_detail(text) or missing[1],
             hint="write this part of the model with other operators, or leave the target litert out",
         )
     return ConversionError(
@@ -91,22 +119,27 @@ def _refusal(error: Exception) -> ConversionError:
     )
 
 
+def _detail(text: str) -> str:
+    """Return the attributes and shapes of the operator in the converter's message, without its file names."""
+    found = re.search(r"<\{(.*)", text)
+    return found[1][:300] if found else ""
+
+
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the converter's progress, warnings and log lines off the console; log its text at debug level."""
-    before = {name: os.environ.get(name) for name in _QUIET}
-    os.environ.update(_QUIET)
-    text = io.StringIO()
+def quiet() -> Iterator[None]:
+    """Keep the converter's progress and warnings off the console; what it still prints goes to stderr."""
+    before = os.environ.get(_PROGRESS)
+    os.environ[_PROGRESS] = "n"
     # Without any handler the first logging.warning() of a library would install one that prints.
     silent = logging.NullHandler()
     logging.getLogger().addHandler(silent)
     try:
-        with contextlib.redirect_stdout(text), warnings.catch_warnings():
+        with stdout_to_stderr(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         logging.getLogger().removeHandler(silent)
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.__setitem__(name, value)
-        if text.getvalue():
-            _log.debug("litert-torch: %s", text.getvalue())
+        if before is None:
+            del os.environ[_PROGRESS]
+        else:
+            os.environ[_PROGRESS] = before

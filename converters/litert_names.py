@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,7 @@ def rename(
     Returns:
         ``aliases``: litert-torch merges equal constants; this maps each further name to the name in the file.
         ``transposed``: names of matrices that the file holds transposed (``x @ w`` becomes FULLY_CONNECTED).
+        ``shapes``: name -> the program's shape, as JSON, where the file's has other axes (Conv1d, (C, 1, 1) scales).
 
     Raises:
         ConversionError: when a pruned weight of a convolution or linear layer is not in the file, zero for zero, or
@@ -39,15 +41,20 @@ def rename(
     stored = _StoredConstants(model)
     program_weights = _program_constants(program)
     aliases: dict[str, str] = {}
-    transposed = []
+    transposed: list[str] = []
+    shapes: dict[str, str] = {}
     for name, values in program_weights.items():
         place, turned = stored.find(values)
-        if place is not None:
-            aliases[name] = names.setdefault(place, name)
-            transposed += [name] if turned else []
+        if place is None:
+            continue
+        aliases[name] = names.setdefault(place, name)
+        transposed += [name] if turned else []
+        if not turned and stored.shapes[place] != values.shape:
+            shapes[name] = json.dumps(values.shape)
     _prove_zeros(program, program_weights, stored)
     _apply(model, names)
-    return {"aliases": {name: first for name, first in aliases.items() if name != first}, "transposed": transposed}
+    aliases = {name: first for name, first in aliases.items() if name != first}
+    return {"aliases": aliases, "transposed": transposed, "shapes": shapes}
 
 
 def _io_names(model: Any, inputs: Sequence[str], outputs: Sequence[str]) -> dict[tuple[int, int], str]:
@@ -78,6 +85,7 @@ class _StoredConstants:
 
     def __init__(self, model: Any) -> None:
         self.by_bits: dict[str, tuple[int, int]] = {}
+        self.shapes: dict[tuple[int, int], tuple[int, ...]] = {}
         self.zero_masks: set[str] = set()
         self.zero_counts: dict[int, int] = defaultdict(int)
         for number, graph in enumerate(model.subgraphs):
@@ -90,6 +98,7 @@ class _StoredConstants:
 
     def _add(self, key: tuple[int, int], values: Array) -> None:
         self.by_bits.setdefault(_digest(values + np.float32(0)), key)
+        self.shapes[key] = values.shape
         self.zero_masks.add(_digest(values == 0))
         self.zero_counts[values.size] = max(self.zero_counts[values.size], int(np.count_nonzero(values == 0)))
 
@@ -124,9 +133,9 @@ def _prove_zeros(program: ExportedProgram, values: Mapping[str, Array], stored: 
         if weight is None or not (weight == 0).any() or stored.holds_zeros_of(weight):
             continue
         raise ConversionError(
-            f"the converter lost zeros: no constant of the file has the {int((weight == 0).sum())} of {name!r}",
+            f"litert-torch split or changed {name!r}: no constant of the file has its {int((weight == 0).sum())} zeros",
             where=name,
-            hint="fold or remove what scales or splits this weight before converting",
+            hint="a grouped transposed convolution is split, for example; exclude the layer from pruning (--ignore)",
         )
 
 

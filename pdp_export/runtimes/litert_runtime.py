@@ -82,8 +82,8 @@ def weights(path: Path) -> list[StoredWeight]:
                 continue
             values = to_torch(layer, tensor.values)
             for name in (tensor.name, *further.get(tensor.name, [])):
-                turned = values.T if name in ours["transposed"] else values
-                found.append(StoredWeight(name, np.ascontiguousarray(turned), tensor.encoding))
+                shaped = _as_in_program(values, name in ours["transposed"], ours["shapes"].get(name, ""))
+                found.append(StoredWeight(name, np.ascontiguousarray(shaped), tensor.encoding))
     return found
 
 
@@ -213,6 +213,16 @@ def _layers(graph: Graph) -> dict[int, str]:
     return found
 
 
+def _as_in_program(values: Array, transposed: bool, shape: str) -> Array:
+    """Undo what the converter noted down: a transposed matrix, or axes of other number or order of ones."""
+    if transposed:
+        return values.T
+    try:
+        return values.reshape(json.loads(shape)) if shape else values
+    except (ValueError, TypeError):
+        return values
+
+
 def _own_metadata(file: TfliteFile) -> dict[str, Any]:
     """Return what our converter wrote; empty parts for files of other origin."""
     try:
@@ -220,7 +230,7 @@ def _own_metadata(file: TfliteFile) -> dict[str, Any]:
     except ValueError:
         record = {}
     record = record if isinstance(record, dict) else {}
-    parts = {part: _strings(record.get(part)) for part in ("metadata", "layouts", "aliases")}
+    parts = {part: _strings(record.get(part)) for part in ("metadata", "layouts", "aliases", "shapes")}
     layouts = {name: layout for name, layout in parts["layouts"].items() if layout in ("NCHW", "NHWC", "any")}
     transposed = record.get("transposed")
     return {**parts, "layouts": layouts, "transposed": transposed if isinstance(transposed, list) else []}

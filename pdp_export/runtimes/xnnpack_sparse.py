@@ -128,6 +128,14 @@ class _Layout:
             for reader in self._layers_reading(number):
                 if self.kinds[reader] not in ("inner", "exit"):
                     return f"{self._label(reader)} stays channel-last and reads the same tensor as {name}"
+        return self._leak(index)
+
+    def _leak(self, index: int) -> str:
+        """Only an exit may hand its result to the rest of the network."""
+        for number in self.graph.operators[index].outputs if self.kinds[index] == "inner" else ():
+            readers = list(self._layers_reading(number))
+            if number in self.outputs or any(self.kinds[reader] not in ("inner", "exit") for reader in readers):
+                return f"{self._label(index)} leaves the sparse part other than by a global mean"
         return ""
 
     def _label(self, index: int) -> str:
