@@ -129,7 +129,7 @@ class Run:
             return self.objective.loss(self.wrapped(*inputs), target)
 
         loss = compute()
-        value = float(loss)
+        value = float(loss.detach())
         if bool(loss.isfinite()):
             self.fabric.backward(loss)
         if not (bool(loss.isfinite()) and gradients_finite(self.model)):
