@@ -14,6 +14,7 @@ from pathlib import Path
 from pdp_export.errors import FileError
 
 _CHUNK = 1 << 20
+_NO_SPACE_BYTES = 1 << 14
 
 
 @contextmanager
@@ -25,7 +26,7 @@ def atomic_path(final: Path) -> Iterator[Path]:
     suffix, since some writers insist on it.
 
     Raises:
-        FileError: when the disk is full, naming the bytes left.
+        FileError: when the disk is full, naming the room there was.
     """
     temporary = final.with_name(f".{final.stem}.partial{final.suffix}")
     remove(temporary)
@@ -37,13 +38,12 @@ def atomic_path(final: Path) -> Iterator[Path]:
             remove(final)
         temporary.replace(final)
         _flush(final.parent)
-    except OSError as error:
+    except BaseException as error:
+        room = shutil.disk_usage(final.parent).free
+        written = size_bytes(temporary)
         remove(temporary)
-        if error.errno == errno.ENOSPC:
-            raise disk_full(final) from error
-        raise
-    except BaseException:
-        remove(temporary)
+        if isinstance(error, Exception) and _is_disk_full(error, room):
+            raise _disk_full(final, room + written) from error
         raise
 
 
@@ -51,16 +51,6 @@ def write_text(final: Path, text: str) -> None:
     """Write a text file atomically."""
     with atomic_path(final) as temporary:
         temporary.write_text(text, encoding="utf-8")
-
-
-def disk_full(path: Path) -> FileError:
-    """Return the error for a full disk at `path`."""
-    free = shutil.disk_usage(path.parent).free if path.parent.exists() else 0
-    return FileError(
-        f"the disk is full ({free / 1e6:.1f} MB free); nothing was left under the final name",
-        where=path.name,
-        hint="free some space or choose another --output, then run again with --resume",
-    )
 
 
 def remove(path: Path) -> None:
@@ -79,8 +69,8 @@ def members(path: Path) -> list[Path]:
 
 
 def size_bytes(path: Path) -> int:
-    """Return the bytes of a file, or of all files of a package together."""
-    return sum(item.stat().st_size for item in members(path))
+    """Return the bytes of a file, or of all files of a package together; 0 where there is none."""
+    return sum(item.stat().st_size for item in members(path) if item.is_file())
 
 
 def gzip_bytes(path: Path) -> int:
@@ -89,15 +79,29 @@ def gzip_bytes(path: Path) -> int:
 
 
 def sha256(path: Path) -> str:
-    """Return the sha256 of a file; of a package, the hash over sorted names and contents."""
+    """Return the sha256 of a file; of a package, the hash over sorted names, sizes and contents."""
     digest = hashlib.sha256()
     for item in members(path):
         if path.is_dir():
-            digest.update(item.relative_to(path).as_posix().encode() + b"\0")
+            digest.update(f"{item.relative_to(path).as_posix()}\0{item.stat().st_size}\0".encode())
         with item.open("rb") as stream:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def _is_disk_full(error: Exception, room: int) -> bool:
+    """Whether `error` came from a full disk: few libraries pass errno on, torch and numpy do not even say it."""
+    known = isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}
+    return known or os.strerror(errno.ENOSPC) in str(error) or room < _NO_SPACE_BYTES
+
+
+def _disk_full(path: Path, room: int) -> FileError:
+    return FileError(
+        f"the disk is full: {path.name} needs more than {room / 1e6:.1f} MB; nothing was left under the final name",
+        where=path.name,
+        hint="free some space or choose another --output, then run again with --resume",
+    )
 
 
 def _flush_tree(path: Path) -> None:

@@ -53,7 +53,8 @@ def call(
     with tempfile.TemporaryDirectory(prefix="pdp-export-") as folder:
         result_path = Path(folder) / "result.json"
         output_path = Path(folder) / "output.txt"
-        command = [sys.executable, "-m", "pdp_export.isolation", function, str(result_path), str(memory_bytes)]
+        # -P: a file of the working directory named like a library must not be imported in its place.
+        command = [sys.executable, "-P", "-m", "pdp_export.isolation", function, str(result_path), str(memory_bytes)]
         with output_path.open("wb") as output:
             child = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
