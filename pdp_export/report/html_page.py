@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,8 @@ from pdp_export.results import Verdict
 FILE_NAME = "report.html"
 MAX_CLASSES = 20
 _FOLDER = Path(__file__).parent
-_FILTERS = (
-    "accuracy_change", "accuracy_interval", "count", "error", "interval", "latency_word", "milliseconds", "number",
-    "percent", "points", "ratio", "shape", "size", "verdict", "worst_error",
-)  # fmt: skip
+_FILTERS = ("accuracy_change", "accuracy_interval", "interval", "latency_word", "shape", "verdict", "worst_error")
+_FIGURES = ("count", "error", "milliseconds", "number", "percent", "points", "ratio", "size")
 
 
 def write(report: RunReport, folder: Path) -> Path:
@@ -38,6 +36,7 @@ def render(report: RunReport) -> str:
         loader=FileSystemLoader(_FOLDER), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters.update({name: getattr(formatting, name) for name in _FILTERS})
+    environment.filters.update({name: _unbroken(getattr(formatting, name)) for name in _FIGURES})
     return environment.get_template("page.html.jinja").render(_view(report))
 
 
@@ -57,6 +56,11 @@ def headline(report: RunReport) -> str:
         if names:
             parts.append(f"{words}: {', '.join(names)}")
     return "; ".join(parts) + "."
+
+
+def _unbroken(function: Callable[[Any], str]) -> Callable[[Any], str]:
+    """Keep a figure and its unit on one line."""
+    return lambda value: function(value).replace(" ", "\N{NO-BREAK SPACE}").replace("e-", "e\N{NON-BREAKING HYPHEN}")
 
 
 def _view(report: RunReport) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class _Page(HTMLParser):
 
     @property
     def text(self):
-        return " ".join(" ".join(self.words).split())
+        return " ".join(" ".join(self.words).replace("\N{NON-BREAKING HYPHEN}", "-").split())
 
 
 @pytest.fixture(scope="module")
