@@ -71,14 +71,19 @@ def restore_names(model: ModelProto, weights: Mapping[str, Array]) -> None:
 def prove_zeros(weights: Mapping[str, Array], stored: Mapping[str, Array]) -> None:
     """Check that every zero of every weight is a zero in the file.
 
-    A weight that was folded into a new constant has no counterpart of its own; those are compared by the number of
-    their zeros.
+    A weight tied to another one is stored under one of the two names. A weight that was folded into a new constant has
+    no counterpart of its own; those are compared by the number of their zeros.
 
     Raises:
         ProofError: naming the weight and the zeros that are gone.
     """
     lost = {name: _lost(values, stored[name]) for name, values in weights.items() if name in stored}
-    missing = {name: int((values == 0).sum()) for name, values in weights.items() if name not in stored}
+    gone = {name: values for name, values in weights.items() if name not in stored}
+    missing = {
+        name: int((values == 0).sum())
+        for name, values in gone.items()
+        if not any(_same(values, other) for other in stored.values())
+    }
     spare = sum(int((values == 0).sum()) for name, values in stored.items() if name not in weights)
     if sum(missing.values()) > spare:
         lost |= missing

@@ -100,6 +100,8 @@ def open_session(path: Path, threads: int = 1) -> OnnxSession:
     """
     model, data = read(path)
     inputs, outputs = _signature(model, path)
+    for _ in Constants(model, path):  # ONNX Runtime would meet codes that lie only in the first run
+        pass
     return OnnxSession(_start(data, _options(threads), path), inputs, outputs)
 
 
@@ -134,6 +136,7 @@ class OnnxSession:
 
         Raises:
             UsageError: a missing or unknown input, or a shape or dtype that the file does not accept.
+            NotRunnableError: ONNX Runtime gave up, for example for want of memory.
         """
         from onnxruntime.capi import onnxruntime_pybind11_state as state
 
@@ -146,6 +149,8 @@ class OnnxSession:
                 where=", ".join(f"{name} {array.dtype} {array.shape}" for name, array in inputs.items()),
                 hint=f"give {', '.join(f'{spec.name} {spec.dtype} {spec.shape}' for spec in self.inputs)}",
             ) from error
+        except (state.Fail, state.RuntimeException, state.NotImplemented) as error:
+            raise NotRunnableError(f"ONNX Runtime {version()} stopped: {_first_line(error)}") from error
         return dict(zip(names, values, strict=True))
 
 
@@ -166,14 +171,18 @@ def _start(data: bytes, options: SessionOptions, path: Path) -> InferenceSession
 
     try:
         return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-    except state.NotImplemented as error:
-        raise NotRunnableError(
-            f"ONNX Runtime {version()} cannot run {path.name}: {_first_line(error)}",
-            where=path.name,
-            hint="upgrade onnxruntime, or replace the operator in the model",
-        ) from error
-    except (state.Fail, state.InvalidGraph, state.InvalidProtobuf, state.InvalidArgument, RuntimeError) as error:
-        raise damaged(path, _first_line(error)) from error
+    except (
+        state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented,
+        state.RuntimeException, RuntimeError,
+    ) as error:  # fmt: skip
+        message = _first_line(error)
+        if isinstance(error, state.NotImplemented) or "is not a registered function/op" in message:
+            raise NotRunnableError(
+                f"ONNX Runtime {version()} cannot run {path.name}: {message}",
+                where=path.name,
+                hint="upgrade onnxruntime, or replace the operator in the model",
+            ) from error
+        raise damaged(path, message) from error
 
 
 def _first_line(error: Exception) -> str:

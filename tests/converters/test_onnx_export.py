@@ -167,6 +167,22 @@ def test_transposed_weights_keep_their_names(tmp_path):
     assert [spec.name for spec in onnx_runtime.describe(path).outputs] == ["scores", "features"]
 
 
+@pytest.mark.parametrize(("rows", "copies"), [(60, 2), (2000, 1)])
+def test_tied_weights(rows, copies, tmp_path):
+    """A tied embedding is stored under one name only (torch copies a small one, transposed); no zero is lost."""
+    tied = nn.Sequential(nn.Embedding(rows, 64), nn.Linear(64, rows, bias=False))
+    tied[1].weight = tied[0].weight
+    prune(tied, 0.7)
+    ids = TensorSpec(name="ids", shape=(2, 7), dtype="int64", dynamic={0: "n"})
+    path = tmp_path / "t.onnx"
+    convert(capture(tied, torch.randint(0, rows, (2, 7))), path, request(ids))
+    stored = onnx_runtime.weights(path)
+    assert len(stored) == copies
+    for weight in stored:
+        assert np.array_equal(weight.values, tied[0].weight.detach().numpy())
+    assert_same_outputs(tied, path, "ids", torch.randint(0, rows, (3, 7)))
+
+
 def test_file_tells_nothing_about_the_machine(files):
     """Exporter metadata holds stack traces with local paths and source lines, 7 % of a pruned file."""
     for path in files.values():
@@ -230,6 +246,13 @@ def test_negative_zeros_become_positive(tmp_path):
     (stored,) = onnx_runtime.weights(path)
     assert not np.signbit(stored.values[stored.values == 0]).any()
     assert np.array_equal(stored.values, model[0].weight.detach().numpy())
+
+
+def test_import_is_cheap():
+    """The plan of a run asks every target for its data; that must not load torch or onnx."""
+    code = "import pdp_export.converters.onnx_export, sys; print({'torch', 'onnx', 'onnxruntime'} & set(sys.modules))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout == "set()\n"
 
 
 def test_opset_is_reached(tmp_path, program):
