@@ -58,6 +58,10 @@ TARGET = Target(
     },
     atol={"fp16": 1e-2, "fp32": 1e-4},
     channel_alignment=8,
+    storage={
+        "fp16": {"dense": (16.0, 0.0), "sparse": (1.0, 16.0)},
+        "fp32": {"dense": (32.0, 0.0), "sparse": (1.0, 32.0)},
+    },
     options={
         "min_ios": "oldest iOS that opens the package: 16 (default, macOS 13), 17 or 18",
         "fixed_shapes": "true writes the example shapes instead of ranges; the Neural Engine prefers fixed shapes",
