@@ -169,3 +169,9 @@ def near_misses(word: str, known: Iterable[str]) -> str:
     folded = {name.casefold(): name for name in known}
     close = [folded[name] for name in difflib.get_close_matches(word.casefold(), folded, n=2, cutoff=0.6)]
     return f" (did you mean {' or '.join(repr(name) for name in close)}?)" if close else ""
+
+
+def first_line(error: BaseException) -> str:
+    """Return ``ValueError: the first line of its text``, for quoting an error that somebody else raised."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

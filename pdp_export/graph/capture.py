@@ -23,7 +23,7 @@ from torch.export.graph_signature import InputKind
 from torch.utils import _pytree as pytree
 
 from pdp_export.errors import CaptureError, PdpExportError
-from pdp_export.graph.user_source import user_line
+from pdp_export.tasks.user_source import user_line
 
 Dynamic = Mapping[int, Mapping[int, str]]
 """Index of an input -> axis -> name of the dynamic size."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pdp_export.converters import registry
-from pdp_export.errors import PdpExportError, RecipeError
+from pdp_export.errors import PdpExportError, RecipeError, first_line
 from pdp_export.graph.capture import capture
 from pdp_export.graph.counting import count
 from pdp_export.pipeline.context import Context, Outcome, write_json
@@ -54,11 +54,11 @@ def _check_forward(context: Context, model: torch.nn.Module) -> None:
     except PdpExportError:
         raise
     except Exception as error:
-        from pdp_export.tasks.references import user_line
+        from pdp_export.tasks.user_source import user_line
 
         raise RecipeError(
-            f"the model does not accept the recipe's inputs: {type(error).__name__}: {str(error).splitlines()[0]}",
-            where=user_line(error),
+            f"the model does not accept the recipe's inputs: {first_line(error)}",
+            where=user_line(error) or "inputs",
             hint="check inputs.*.shape and dtype",
         ) from error
     named = named_outputs(outputs, recipe.outputs)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from pdp_export.errors import DataError, near_misses
-from pdp_export.tasks.references import call, resolve, user_line
+from pdp_export.errors import DataError, first_line, near_misses
+from pdp_export.tasks.references import call, resolve
+from pdp_export.tasks.user_source import user_line
 
 if TYPE_CHECKING:
     from pdp_export.recipe import InputSection, Recipe
@@ -44,7 +45,7 @@ def unpack(batch: Any, names: Sequence[str] = ()) -> tuple[tuple[Tensor, ...], A
     inputs, target = batch
     if isinstance(inputs, Mapping):
         return tuple(inputs[name] for name in (names or inputs)), target
-    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs), target
+    return tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), target
 
 
 def load_data(recipe: Recipe) -> Loaders:
@@ -86,11 +87,18 @@ def check_loader(loader: Iterable[Any], key: str, inputs: Sequence[InputSection]
     """
     where = f"data.factory: {key}"
     try:
-        first = next(iter(loader))
+        batches = iter(loader)
+        first = next(batches)
     except StopIteration:
         raise DataError(f"the {key} loader is empty", where=where, hint="check the data factory's split") from None
     except Exception as error:
-        raise DataError(f"the {key} loader raised {type(error).__name__}: {error}", where=user_line(error)) from error
+        raise DataError(f"the {key} loader raised {first_line(error)}", where=user_line(error) or where) from error
+    if batches is loader:
+        raise DataError(
+            f"the {key} loader can be read only once",
+            where=where,
+            hint="return a DataLoader or a list of batches, not a generator: every epoch reads it again",
+        )
     tensors, _ = _unpack_named(first, inputs, where)
     for tensor, expected in zip(tensors, inputs, strict=True):
         _check_tensor(tensor, expected, where)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pdp_export.errors import FileError, RecipeError, UnsafeFileError
+from pdp_export.errors import FileError, RecipeError, UnsafeFileError, first_line
 from pdp_export.tasks.references import call, resolve
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def _read_weights_only(path: Path) -> dict[str, Tensor]:
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         raise FileError(
-            f"{path.name} is truncated or no PyTorch file: {str(error).splitlines()[0]}",
+            f"{path.name} is truncated or no PyTorch file: {first_line(error)}",
             where=str(path),
             hint="copy or save it again",
         ) from error

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from pdp_export.errors import RecipeError, near_misses
-from pdp_export.tasks.references import resolve
+from pdp_export.tasks.references import call, resolve
 
 if TYPE_CHECKING:
     from pdp_export.recipe import Recipe
@@ -48,15 +48,28 @@ class Objective:
     classifies: bool = True
 
     def loss(self, outputs: Any, target: Any) -> Tensor:
-        """Return the scalar loss of a batch."""
-        return self.loss_function(outputs if self.loss_sees_all else self.select(outputs), target)
+        """Return the scalar loss of a batch.
+
+        Raises:
+            RecipeError: when the function fails, or returns something else than one number.
+        """
+        seen = outputs if self.loss_sees_all else self.select(outputs)
+        loss = call(self.loss_function, {}, "task.loss", seen, target)
+        if not isinstance(loss, Tensor) or loss.numel() != 1:
+            raise RecipeError(f"task.loss returned {_kind(loss)}, not one number per batch", where="task.loss")
+        return loss
 
     def scores(self, outputs: Any, target: Any) -> Tensor:
-        """Return the score of every sample ``(N,)``, higher is better."""
-        scores = self.metric_function(outputs if self.metric_sees_all else self.select(outputs), target)
-        if scores.dim() != 1:
+        """Return the score of every sample ``(N,)``, higher is better.
+
+        Raises:
+            RecipeError: when the function fails, or returns something else than one score per sample.
+        """
+        seen = outputs if self.metric_sees_all else self.select(outputs)
+        scores = call(self.metric_function, {}, "task.metric", seen, target)
+        if not isinstance(scores, Tensor) or scores.dim() != 1:
             raise RecipeError(
-                f"task.metric returned shape {tuple(scores.shape)}, not one score per sample (N,)", where="task.metric"
+                f"task.metric returned {_kind(scores)}, not one score per sample (N,)", where="task.metric"
             )
         return scores
 
@@ -75,12 +88,11 @@ def named_outputs(outputs: Any, names: Sequence[str]) -> dict[str, Tensor]:
     Raises:
         RecipeError: when the counts differ or an output is no tensor.
     """
-    if isinstance(outputs, Tensor):
-        tensors = [outputs]
-    elif isinstance(outputs, Mapping):
+    if isinstance(outputs, Mapping):
+        _check_keys(list(outputs), names)
         tensors = list(outputs.values())
     else:
-        tensors = list(outputs)
+        tensors = list(outputs) if isinstance(outputs, (tuple, list)) else [outputs]
     if len(tensors) != len(names) or not all(isinstance(tensor, Tensor) for tensor in tensors):
         kinds = ", ".join(type(tensor).__name__ for tensor in tensors)
         raise RecipeError(
@@ -89,6 +101,20 @@ def named_outputs(outputs: Any, names: Sequence[str]) -> dict[str, Tensor]:
             hint="name every tensor the model returns, in order",
         )
     return dict(zip(names, tensors, strict=True))
+
+
+def _check_keys(keys: Sequence[str], names: Sequence[str]) -> None:
+    """Refuse names that are the model's own, in another order: every file would swap two outputs."""
+    if set(keys) == set(names) and list(keys) != list(names):
+        raise RecipeError(
+            f"the model returns the keys {', '.join(keys)}, the recipe names them {', '.join(names)}",
+            where="outputs",
+            hint=f"write outputs: [{', '.join(keys)}]",
+        )
+
+
+def _kind(value: Any) -> str:
+    return f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
 
 
 def build_objective(recipe: Recipe) -> Objective:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-import traceback
 import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from pdp_export.errors import RecipeError, near_misses
+from pdp_export.errors import PdpExportError, RecipeError, first_line, near_misses
+from pdp_export.tasks.user_source import user_line
 
 
 def resolve(reference: str, folder: Path, key: str) -> Callable[..., Any]:
@@ -45,29 +45,22 @@ def resolve(reference: str, folder: Path, key: str) -> Callable[..., Any]:
     return function  # type: ignore[no-any-return]
 
 
-def call(function: Callable[..., Any], arguments: Mapping[str, Any], key: str) -> Any:
-    """Call a user's factory.
+def call(function: Callable[..., Any], arguments: Mapping[str, Any], key: str, *positional: Any) -> Any:
+    """Call a user's function; an error of ours passes as it is.
 
     Raises:
         RecipeError: when it raises, quoting the user's own line.
     """
     try:
-        return function(**arguments)
-    except Exception as error:
+        return function(*positional, **arguments)
+    except PdpExportError:
+        raise
+    except (Exception, SystemExit) as error:
         raise RecipeError(
-            f"{key} raised {type(error).__name__}: {error}",
-            where=user_line(error),
+            f"{key} raised {first_line(error)}",
+            where=user_line(error) or key,
             hint=f"check {key} and its arguments",
         ) from error
-
-
-def user_line(error: BaseException) -> str:
-    """Return ``file.py:12: code`` of the innermost frame that is the user's, not a library's."""
-    frames = traceback.extract_tb(error.__traceback__)
-    package = Path(__file__).parent.parent.as_posix()
-    own = [f for f in frames if "site-packages" not in f.filename and not f.filename.startswith((package, "<"))]
-    frame = own[-1] if own else frames[-1]
-    return f"{Path(frame.filename).name}:{frame.lineno}: {frame.line}"
 
 
 def source_file(reference: str, folder: Path) -> Path | None:
@@ -91,8 +84,8 @@ def _import_module(name: str, key: str) -> ModuleType:
             where=key,
             hint="install it in this environment, or refer to the file: path/to/file.py:function",
         ) from error
-    except Exception as error:
-        raise RecipeError(f"importing {name} raised {type(error).__name__}: {error}", where=user_line(error)) from error
+    except (Exception, SystemExit) as error:
+        raise RecipeError(f"importing {name} raised {first_line(error)}", where=user_line(error) or key) from error
 
 
 def _import_file(path: Path, key: str) -> ModuleType:
@@ -113,11 +106,9 @@ def _import_file(path: Path, key: str) -> ModuleType:
     sys.path.insert(0, str(path.resolve().parent))  # A user's file imports its neighbours.
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         del sys.modules[name]
-        raise RecipeError(
-            f"importing {path.name} raised {type(error).__name__}: {error}", where=user_line(error)
-        ) from error
+        raise RecipeError(f"importing {path.name} raised {first_line(error)}", where=user_line(error) or key) from error
     finally:
         sys.path.pop(0)
     return module

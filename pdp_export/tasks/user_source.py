@@ -1,4 +1,4 @@
-"""Finds the user's own line of code in an error that torch raised while tracing."""
+"""Finds the user's own line of code in an error, whoever raised it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 _FRAME = re.compile(r'File "(?P<file>[^"]+)", line (?P<line>\d+)')
 _LIBRARIES = tuple(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-_OURSELVES = Path(__file__).resolve().parent.parent
+_PACKAGE = Path(__file__).resolve().parent.parent
+_OURSELVES = (_PACKAGE, (_PACKAGE / "converters").resolve())
 
 
 def user_line(error: BaseException) -> str | None:
@@ -23,7 +24,12 @@ def user_line(error: BaseException) -> str | None:
     """
     frames = [frame for item in _chain(error) for frame in _frames(item)]
     quoted = [(Path(match["file"]), int(match["line"])) for match in _FRAME.finditer(str(error))]
-    for path, line in [*reversed(frames), *reversed(quoted)]:
+    unreadable = [
+        (Path(item.filename), item.lineno or 0)
+        for item in _chain(error)
+        if isinstance(item, SyntaxError) and item.filename
+    ]
+    for path, line in [*unreadable, *reversed(frames), *reversed(quoted)]:
         if _is_users(path):
             return f"{_short(path)}:{line}: {linecache.getline(str(path), line).strip()}"
     return None
@@ -47,7 +53,7 @@ def _is_users(path: Path) -> bool:
     if not path.is_file():
         return False
     resolved = path.resolve()
-    return not any(resolved.is_relative_to(root) for root in (*_LIBRARIES, _OURSELVES))
+    return not any(resolved.is_relative_to(root) for root in (*_LIBRARIES, *_OURSELVES))
 
 
 def _short(path: Path) -> str:
