@@ -152,7 +152,7 @@ def convert(
         ConversionError: when the target cannot express the program.
     """
     from pdp_export.graph.archive import save_program
-    from pdp_export.pipeline.convert import convert_file
+    from pdp_export.pipeline.conversion import convert_file
     from pdp_export.pipeline.program_io import input_specs, output_names_of
 
     declared = registry.load(target).TARGET

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
-from pdp_export import files, isolation
+from pdp_export import files
 from pdp_export.converters import registry
-from pdp_export.errors import ConversionError
 from pdp_export.pipeline.context import Context, Outcome
+from pdp_export.pipeline.conversion import convert_file
 from pdp_export.pipeline.manifest import ArtifactRecord
-from pdp_export.pipeline.remove import DENSE_PROGRAM, PRUNED_PROGRAM
+from pdp_export.pipeline.outputs import DENSE_PROGRAM, PRUNED_PROGRAM
 from pdp_export.pipeline.requests import request_for
 from pdp_export.recipe import Recipe, TargetSection
 from pdp_export.results import FileFacts
@@ -46,36 +45,6 @@ def artifact_path(folder: Path, target: str, role: str) -> Path:
     """Return where the file of a target lies below the artifacts folder."""
     name = f"model{registry.load(target).TARGET.suffix}"
     return folder / name if role == "pruned" else folder / "dense" / name
-
-
-def convert_file(program: Path, path: Path, target: str, request: ConvertRequest, log: Path | None = None) -> None:
-    """Convert a saved program in a child process; `path` appears whole or not at all.
-
-    Raises:
-        ConversionError: when the converter refuses the model or leaves no file.
-        ChildCrashedError: when it dies, hangs or needs too much memory.
-    """
-    with files.atomic_path(path) as partial:
-        payload = {
-            "program": str(program),
-            "path": str(partial),
-            "target": target,
-            "request": request.model_dump(mode="json"),
-        }
-        entry = "pdp_export.pipeline.convert:convert_in_child"
-        isolation.call(entry, payload, what=f"converting to {target}", log=log)
-        if not partial.exists():
-            raise ConversionError(
-                f"the {target} converter left no file", where=f"targets: {target}", hint="see log.txt"
-            )
-
-
-def convert_in_child(program: str, path: str, target: str, request: dict[str, Any]) -> None:
-    """Open the program by the guarded reader and run the converter. Entry point of the child process."""
-    from pdp_export.graph.archive import load_program
-
-    parsed = ConvertRequest.model_validate(request)
-    registry.load(target).convert(load_program(Path(program)), Path(path), parsed)
 
 
 def read_artifacts(folder: Path) -> list[ArtifactRecord]:

@@ -7,10 +7,9 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from pdp_export.pipeline.context import Context, Outcome, write_json
+from pdp_export.pipeline.outputs import WEIGHTS
 from pdp_export.pipeline.training_progress import forward_progress
 from pdp_export.training.loop import train
-
-WEIGHTS = "model.safetensors"
 
 
 def run(context: Context, output: Path) -> Outcome:

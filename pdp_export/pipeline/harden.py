@@ -7,7 +7,7 @@ from pathlib import Path
 from safetensors.torch import save_file
 
 from pdp_export.pipeline.context import Context, Outcome, write_json
-from pdp_export.pipeline.dense import WEIGHTS
+from pdp_export.pipeline.outputs import WEIGHTS
 from pdp_export.pipeline.pruner_state import load_soft
 from pdp_export.pruning.pruner import Pruner
 from pdp_export.tasks.objective import example_inputs

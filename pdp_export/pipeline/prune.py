@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from pdp_export.pipeline.context import Context, Outcome, write_json
-from pdp_export.pipeline.dense import WEIGHTS
+from pdp_export.pipeline.outputs import WEIGHTS
 from pdp_export.pipeline.pruner_state import save_soft
 from pdp_export.pipeline.training_progress import forward_progress
 from pdp_export.pruning.pruner import Pruner

@@ -7,12 +7,9 @@ from pathlib import Path
 from pdp_export.converters import registry
 from pdp_export.graph.archive import save_program
 from pdp_export.pipeline.context import Context, Outcome, write_json
-from pdp_export.pipeline.dense import WEIGHTS
+from pdp_export.pipeline.outputs import DENSE_PROGRAM, PRUNED_PROGRAM, WEIGHTS
 from pdp_export.removal import remove_channels, simplify
 from pdp_export.tasks.objective import example_inputs
-
-DENSE_PROGRAM = "dense.pt2"
-PRUNED_PROGRAM = "model.pt2"
 
 
 def run(context: Context, output: Path) -> Outcome:

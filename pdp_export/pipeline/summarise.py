@@ -11,10 +11,9 @@ from pdp_export.measurements import EnvironmentFacts, LayerSparsity, TargetResul
 from pdp_export.pipeline import environment, manifest
 from pdp_export.pipeline.bench import read_latency
 from pdp_export.pipeline.context import Context, Outcome
-from pdp_export.pipeline.dense import WEIGHTS
 from pdp_export.pipeline.layer_table import layer_table
 from pdp_export.pipeline.manifest import Manifest
-from pdp_export.pipeline.remove import PRUNED_PROGRAM
+from pdp_export.pipeline.outputs import PRUNED_PROGRAM, WEIGHTS
 from pdp_export.pipeline.validate import read_results
 from pdp_export.report import html_page, run_report
 from pdp_export.report.run_report import DenseReference, EpochRecord, ModelCounts, RunReport, SoftHardGap
@@ -109,6 +108,6 @@ def _history(dense: dict[str, Any], prune: dict[str, Any]) -> tuple[EpochRecord,
 def _epoch(phase: str, item: dict[str, Any]) -> EpochRecord:
     return EpochRecord(
         epoch=item["epoch"], phase=phase, train_loss=item["loss"], validation_metric=item["metric"],
-        sparsity_target=item.get("sparsity") if phase == "prune" else None,
+        sparsity=item.get("sparsity"),
         learning_rate=item["lr"], seconds=item["seconds"],
     )  # fmt: skip

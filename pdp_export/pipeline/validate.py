@@ -10,8 +10,7 @@ from pdp_export.graph.archive import load_program
 from pdp_export.measurements import TargetResult
 from pdp_export.pipeline import convert
 from pdp_export.pipeline.context import Context, Outcome, write_json
-from pdp_export.pipeline.dense import WEIGHTS
-from pdp_export.pipeline.remove import PRUNED_PROGRAM
+from pdp_export.pipeline.outputs import PRUNED_PROGRAM, WEIGHTS
 from pdp_export.pipeline.requests import tolerance_for
 from pdp_export.pipeline.validation_data import ValidationSet, reference_outputs
 from pdp_export.pipeline.weights import program_weights
