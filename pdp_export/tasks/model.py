@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,14 +98,16 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_weights_only(path: Path) -> dict[str, Tensor]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch advises torch.jit.load before it refuses a TorchScript file.
+            return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except pickle.UnpicklingError as error:
         raise UnsafeFileError(
             f"{path.name} is a pickle that holds more than tensors; it was refused, nothing in it was executed",
             where=str(path),
             hint="save only model.state_dict(), best as .safetensors",
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # A damaged pickle ends in almost any kind of error.
         raise FileError(
             f"{path.name} is truncated or no PyTorch file: {first_line(error)}",
             where=str(path),
