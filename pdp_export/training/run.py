@@ -118,11 +118,10 @@ class Run:
 
     def _update(self, batch: Batch) -> float:
         self.whole = False
-        plan, state = self.plan, self.state
+        state = self.state
         inputs, target = self.fabric.to_device(batch)
-        rate = learning_rate(plan.settings, plan.lr, state.step / (plan.epochs * plan.steps))
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = self._rate(state.step)
         self.optimizer.zero_grad()
 
         def compute() -> Tensor:
@@ -139,10 +138,16 @@ class Run:
         state.consumed += 1
         state.loss_sum += value
         if self.pruner is not None:
-            self.pruner.step(state.step / (plan.epochs * plan.steps))
+            self.pruner.step(self._share(state.step))
         state.random = RandomState.snapshot()
         self.whole = self.dirty = True
         return value
+
+    def _share(self, steps: int) -> float:
+        return steps / (self.plan.epochs * self.plan.steps)
+
+    def _rate(self, steps: int) -> float:
+        return learning_rate(self.plan.settings, self.plan.lr, self._share(steps))
 
     def _close_epoch(self, metric: float, seconds: float) -> None:
         state = self.state
@@ -150,7 +155,7 @@ class Run:
             epoch=state.epoch + 1,
             loss=state.loss_sum / self.plan.steps,
             metric=metric,
-            lr=float(self.optimizer.param_groups[0]["lr"]),
+            lr=self._rate(state.step - 1),
             seconds=seconds,
             sparsity=None if self.pruner is None else self.pruner.sparsity,
         )
