@@ -105,13 +105,17 @@ def _layer(program: ExportedProgram, node: Node, renamed: dict[str, str]) -> Lay
     operator = str(getattr(node.target, "_opname", ""))
     if operator not in (*_CONVOLUTIONS, *_PRODUCTS, "linear"):
         return None
-    weight = node.args[1]
-    signature = program.graph_signature
-    placeholder = str(getattr(weight, "name", ""))
-    parameter = signature.inputs_to_parameters.get(placeholder) or signature.inputs_to_buffers.get(placeholder)
-    if parameter is None or program.state_dict[parameter].dim() < 2:  # noqa: PLR2004  a weight has two axes or more
+    signature, placeholder = program.graph_signature, str(getattr(node.args[1], "name", ""))
+    lifted = (
+        signature.inputs_to_parameters,
+        signature.inputs_to_buffers,
+        signature.inputs_to_lifted_tensor_constants,
+    )
+    name = next((names[placeholder] for names in lifted if placeholder in names), "")
+    weight = program.state_dict.get(name, program.constants.get(name))
+    if weight is None or weight.dim() < 2:  # noqa: PLR2004  a weight has two axes or more
         return None
-    return Layer(renamed.get(node.name, node.name), operator, parameter, program.state_dict[parameter])
+    return Layer(renamed.get(node.name, node.name), operator, name, weight)
 
 
 def _outputs(program: ExportedProgram, request: ConvertRequest) -> Iterator[TensorSpec]:

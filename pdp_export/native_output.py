@@ -34,7 +34,8 @@ def captured_stdout() -> Iterator[list[str]]:
         finally:
             stream.seek(0)
             text = stream.read()
-            os.write(_STDERR, text)
+            with os.fdopen(_STDERR, "wb", closefd=False) as stderr:
+                stderr.write(text)
             lines.extend(text.decode("utf-8", errors="replace").splitlines())
 
 
