@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,17 @@ def run_again(folder: Path, stage: str, flags: dict[str, Any], *, require_all: b
     """Run `stage` and all later ones of the run in `folder` again; print the report and return the exit code."""
     from pdp_export.cli.drawing import Drawing
     from pdp_export.cli.result_output import print_report
-    from pdp_export.pipeline import api, run_directory
-    from pdp_export.pipeline.environment import portable_command
+    from pdp_export.pipeline import api, manifest, run_directory
     from pdp_export.pipeline.runner import Selection
 
-    recipe = run_directory.saved_recipe(folder)
+    recipe, command = run_directory.saved_recipe(folder), manifest.read(folder).command
     with Drawing(quiet=flags["quiet"], no_progress=flags["no_progress"], no_color=flags["no_color"]) as drawing:
         report = api.prune_and_convert(
             recipe,
             folder,
             selection=Selection(from_stage=stage),
             observer=drawing,
-            command=portable_command(sys.argv[1:]),
+            command=command,
         )
     if report is None:
         return 0

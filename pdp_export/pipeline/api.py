@@ -152,7 +152,7 @@ def convert(
         ConversionError: when the target cannot express the program.
     """
     from pdp_export.graph.archive import save_program
-    from pdp_export.pipeline.conversion import convert_file
+    from pdp_export.pipeline.conversion import Job, convert_files
     from pdp_export.pipeline.program_io import input_specs, output_names_of
 
     declared = registry.load(target).TARGET
@@ -171,7 +171,7 @@ def convert(
     with tempfile.TemporaryDirectory(prefix="pdp-export-") as folder:
         saved = Path(folder) / "model.pt2"
         save_program(program, saved)
-        convert_file(saved, final, target, request)
+        convert_files(target, [Job(saved, final, request)])
     return Artifact(final, target, request.precision, isolated.describe(target, final))
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pdp_export.pipeline import stages
+from pdp_export.pipeline.manifest import ArtifactRecord
 from pdp_export.pipeline.observer import Observer
 from pdp_export.pipeline.run_directory import RunDirectory
 from pdp_export.recipe import Recipe
@@ -26,11 +27,12 @@ LOGGER = logging.getLogger("pdp_export")
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a stage says when it is done."""
+    """What a stage says when it is done; `artifacts` are the model files it wrote."""
 
     summary: str
     figures: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    artifacts: tuple[ArtifactRecord, ...] = ()
 
 
 StageFunction = Callable[["Context", Path], Outcome]

@@ -2,43 +2,49 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from pdp_export import files
 from pdp_export.converters import registry
 from pdp_export.pipeline.context import Context, Outcome
-from pdp_export.pipeline.conversion import convert_file
+from pdp_export.pipeline.conversion import Job, convert_files
 from pdp_export.pipeline.manifest import ArtifactRecord
 from pdp_export.pipeline.outputs import DENSE_PROGRAM, PRUNED_PROGRAM
 from pdp_export.pipeline.requests import request_for
-from pdp_export.recipe import Recipe, TargetSection
+from pdp_export.recipe import TargetSection
 from pdp_export.results import FileFacts
-from pdp_export.targets import ConvertRequest
 from pdp_export.validation.isolated import describe
-
-ARTIFACTS = "artifacts.json"
 
 
 def run(context: Context, output: Path) -> Outcome:
-    """Write ``model.<suffix>`` and ``dense/model.<suffix>`` for every target, and ``artifacts.json``."""
-    recipe, programs = context.recipe, context.output_of("remove-channels")
-    jobs = [(section, role) for section in recipe.targets for role in ("dense", "pruned")]
-    records = []
-    for done, (section, role) in enumerate(jobs):
-        context.observer.progress("converting", done, len(jobs), f"{section.name} ({role})")
-        program = programs / (PRUNED_PROGRAM if role == "pruned" else DENSE_PROGRAM)
-        path = artifact_path(output, section.name, role)
-        request = request_for(recipe, section, encoding="dense" if role == "dense" else None)
-        convert_file(program, path, section.name, request, log=context.run.log)
-        facts = describe(section.name, path, log=context.run.log)
-        records.append(_record(section, role, path, output, request, facts))
-    context.observer.progress("converting", len(jobs), len(jobs))
-    (output / ARTIFACTS).write_text(
-        json.dumps([r.model_dump(mode="json") for r in records], indent=2), encoding="utf-8"
-    )
+    """Write ``model.<suffix>`` and ``dense/model.<suffix>`` for every target."""
+    targets = context.recipe.targets
+    records: list[ArtifactRecord] = []
+    for done, section in enumerate(targets):
+        context.observer.progress("converting", done, len(targets), section.name)
+        records += _convert(context, section, output)
+    context.observer.progress("converting", len(targets), len(targets))
     sizes = ", ".join(f"{r.target} {r.bytes / 1e3:.0f} kB" for r in records if r.role == "pruned")
-    return Outcome(summary=sizes, figures={f"{r.target}_{r.role}_bytes": r.bytes for r in records})
+    figures = {f"{r.target}_{r.role}_bytes": r.bytes for r in records}
+    return Outcome(summary=sizes, figures=figures, artifacts=tuple(records))
+
+
+def _convert(context: Context, section: TargetSection, output: Path) -> list[ArtifactRecord]:
+    """Write the dense and the pruned file of one target, and read back what they hold."""
+    programs, log = context.output_of("remove-channels"), context.run.log
+    dense = Job(
+        programs / DENSE_PROGRAM,
+        artifact_path(output, section.name, "dense"),
+        request_for(context.recipe, section, encoding="dense"),
+    )
+    pruned = Job(
+        programs / PRUNED_PROGRAM, artifact_path(output, section.name, "pruned"), request_for(context.recipe, section)
+    )
+    convert_files(section.name, [dense, pruned], log)
+    return [
+        _record(section.name, role, job, output, describe(section.name, job.path, log=log))
+        for role, job in (("dense", dense), ("pruned", pruned))
+    ]
 
 
 def artifact_path(folder: Path, target: str, role: str) -> Path:
@@ -47,26 +53,17 @@ def artifact_path(folder: Path, target: str, role: str) -> Path:
     return folder / name if role == "pruned" else folder / "dense" / name
 
 
-def read_artifacts(folder: Path) -> list[ArtifactRecord]:
-    """Return the records that the convert stage left in its output folder."""
-    values = json.loads((folder / ARTIFACTS).read_text(encoding="utf-8"))
-    return [ArtifactRecord.model_validate(value) for value in values]
-
-
-def section_of(recipe: Recipe, target: str) -> TargetSection:
-    """Return the recipe's section of a target."""
-    return next(section for section in recipe.targets if section.name == target)
-
-
-def _record(
-    section: TargetSection, role: str, path: Path, output: Path, request: ConvertRequest, facts: FileFacts
-) -> ArtifactRecord:
+def _record(target: str, role: str, job: Job, output: Path, facts: FileFacts) -> ArtifactRecord:
     return ArtifactRecord(
-        target=section.name, role="pruned" if role == "pruned" else "dense",
-        path=f"artifacts/{path.relative_to(output).as_posix()}",
-        bytes=files.size_bytes(path), sha256=files.sha256(path), format=facts.format,
-        precision=request.precision, encoding=", ".join(f"{k} x{v}" for k, v in sorted(facts.encodings.items())),
+        target=target,
+        role="pruned" if role == "pruned" else "dense",
+        path=f"artifacts/{job.path.relative_to(output).as_posix()}",
+        bytes=files.size_bytes(job.path),
+        sha256=files.sha256(job.path),
+        format=facts.format,
+        precision=job.request.precision,
+        encoding=", ".join(f"{name} x{count}" for name, count in sorted(facts.encodings.items())),
         inputs=tuple(item.model_dump(mode="json") for item in facts.inputs),
         outputs=tuple(item.model_dump(mode="json") for item in facts.outputs),
         metadata=facts.metadata,
-    )  # fmt: skip
+    )

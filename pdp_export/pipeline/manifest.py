@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,6 +45,7 @@ class ArtifactRecord(Record):
 class Manifest(Record):
     """The whole of manifest.json. `stages` holds only stages that are finished.
 
+    `sources` are the sha256 of the user's own files (factories, loss, metric, weights).
     `recipe_folder` is where the recipe's relative paths count from, relative to the run directory.
     """
 
@@ -57,13 +58,16 @@ class Manifest(Record):
     seed: int
     recipe_sha256: str
     recipe_folder: str = "."
+    sources: Mapping[str, str] = Field(default_factory=dict)
     environment: Mapping[str, Any]
     stages: Mapping[str, StageRecord] = Field(default_factory=dict)
     artifacts: tuple[ArtifactRecord, ...] = ()
 
-    def with_stage(self, name: str, record: StageRecord) -> Manifest:
-        """Return a copy in which `name` is finished."""
-        return self.model_copy(update={"stages": {**self.stages, name: record}})
+    def with_stage(self, name: str, record: StageRecord, artifacts: Sequence[ArtifactRecord] = ()) -> Manifest:
+        """Return a copy in which `name` is finished; new `artifacts` replace the old ones."""
+        return self.model_copy(
+            update={"stages": {**self.stages, name: record}, "artifacts": tuple(artifacts) or self.artifacts}
+        )
 
 
 def write(manifest: Manifest, folder: Path) -> None:

@@ -93,12 +93,14 @@ def _run_one(context: Context, stage: Stage, book: Manifest, selection: Selectio
             hint="go on with --resume",
         ) from error
     seconds = round(time.perf_counter() - start, 3)
-    result = StageResult(name=stage.name, seconds=seconds, **vars(outcome))
+    result = StageResult(
+        name=stage.name, seconds=seconds, summary=outcome.summary, figures=outcome.figures, warnings=outcome.warnings
+    )
     record = StageRecord(
         input_sha256=inputs, output_sha256=files.sha256(folder), finished_utc=_now(),
         versions=environment.library_versions(), result=result,
     )  # fmt: skip
-    book = book.with_stage(stage.name, record)
+    book = book.with_stage(stage.name, record, outcome.artifacts)
     manifest.write(book, context.run.folder)
     files.remove(context.checkpoint_dir)
     LOGGER.info("stage %s done in %.1f s: %s", stage.name, seconds, result.summary)
@@ -163,6 +165,7 @@ def _open_manifest(context: Context, command: str) -> Manifest:
         "command": command,
         "seed": recipe.seed,
         "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "sources": _user_files(recipe, ("model", "data", "task")),
         "recipe_folder": Path(os.path.relpath(recipe.folder.resolve(), folder.resolve())).as_posix(),
         "tool_version": environment.tool_version(),
         "git_commit": commit,
