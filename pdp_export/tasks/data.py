@@ -93,7 +93,7 @@ def check_loader(loader: Iterable[Any], key: str, inputs: Sequence[InputSection]
         raise DataError(f"the {key} loader is empty", where=where, hint="check the data factory's split") from None
     except Exception as error:
         raise DataError(f"the {key} loader raised {first_line(error)}", where=user_line(error) or where) from error
-    if batches is loader:
+    if batches is loader and type(loader).__module__ in {"builtins", "itertools"}:
         raise DataError(
             f"the {key} loader can be read only once",
             where=where,

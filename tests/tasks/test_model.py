@@ -144,7 +144,7 @@ def test_a_torchscript_file_is_refused_without_a_warning(tmp_path: Path):
     _script(path)
     with warnings.catch_warnings(record=True) as shown:
         warnings.simplefilter("always")
-        with pytest.raises(FileError, match="script.pt"):
+        with pytest.raises(FileError, match=r"script\.pt"):
             read_state_dict(path)
     assert not shown
 
