@@ -1,0 +1,59 @@
+"""Follows channels through a captured program, node by node; the table says which rule an operator has."""
+
+from __future__ import annotations
+
+from operator import getitem
+
+from torch.fx import GraphModule, Node
+
+from pdp_export.graph import operators as families
+from pdp_export.graph.nodes import BATCH_NORM, CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, aten, operator
+from pdp_export.graph.rules_elementwise import elementwise
+from pdp_export.graph.rules_layers import batch_norm, convolution, linear, transposed_convolution
+from pdp_export.graph.rules_shape import concatenation, movement, padding, reduction, same_channels, sizes, spatial
+from pdp_export.graph.tracing import Flow, Rule, Trace, without_rule
+
+RULES: dict[object, Rule] = {
+    **dict.fromkeys(CONVOLUTIONS, convolution),
+    **dict.fromkeys(TRANSPOSED_CONVOLUTIONS, transposed_convolution),
+    aten.linear: linear,
+    BATCH_NORM: batch_norm,
+    **dict.fromkeys(families.IDENTITY, same_channels),
+    **dict.fromkeys(families.UNARY, same_channels),
+    **dict.fromkeys(families.BINARY, elementwise),
+    **dict.fromkeys(families.SPATIAL, spatial),
+    **dict.fromkeys(families.PADDING, padding),
+    **dict.fromkeys(families.REDUCTIONS, reduction),
+    **dict.fromkeys(families.MOVEMENT, movement),
+    **dict.fromkeys(families.SIZES, sizes),
+    aten.cat: concatenation,
+}
+"""Operator -> rule. An operator that is not here freezes the channels that reach it."""
+
+
+def trace(module: GraphModule) -> Trace:
+    """Follow every channel of a captured program.
+
+    Args:
+        module: ``program.module()``: placeholders and ``get_attr`` nodes, in the captured dialect.
+
+    Returns:
+        The trace. Channels that reach an output, or an operator without a rule, are frozen with the reason.
+    """
+    result = Trace(module)
+    for node in module.graph.nodes:
+        if node.op == "call_function":
+            result.flows[node] = _flow(result, node)
+        elif node.op == "output":
+            result.freeze(node.all_input_nodes, "it reaches an output of the model")
+    result.freeze_unaccounted()
+    return result
+
+
+def _flow(result: Trace, node: Node) -> Flow:
+    if node.target is getitem:
+        source, position = node.args
+        flow = result.flows.get(source) if isinstance(source, Node) else None
+        return flow[position] if isinstance(flow, tuple) and isinstance(position, int) else None
+    rule = RULES.get(operator(node), without_rule)
+    return rule(result, node)
