@@ -66,7 +66,7 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
     from pdp_export.converters import litert_graph, litert_lower, litert_sparse
 
     image_inputs = [index for index, item in enumerate(request.inputs) if layouts.get(item.name) == "NHWC"]
-    model = litert_graph.parse(litert_lower.lower(program, request.inputs, image_inputs))
+    model = litert_graph.parse(litert_lower.lower(program, request.inputs, request.outputs, image_inputs))
     weights = _edit(model, program, request, layouts)
     with atomic_path(path) as temporary:
         temporary.write_bytes(litert_graph.pack(model))

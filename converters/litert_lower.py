@@ -37,15 +37,17 @@ class FlatProgram(torch.nn.Module):
         return tuple(pytree.tree_leaves(self.program(*positional, **keyword)))
 
 
-def lower(program: ExportedProgram, inputs: Sequence[TensorSpec], channel_last: Sequence[int]) -> bytes:
+def lower(
+    program: ExportedProgram, inputs: Sequence[TensorSpec], outputs: Sequence[str], channel_last: Sequence[int]
+) -> bytes:
     """Return the .tflite bytes litert-torch makes of `program`, with the shapes in `inputs` fixed.
 
     The inputs whose positions are in `channel_last` are taken as (N, H, W, C).
 
     Raises:
-        ConversionError: naming the operator that LiteRT cannot express, or the mismatch of inputs.
+        ConversionError: naming the operator that LiteRT cannot express, or the wrong number of names.
     """
-    _check_inputs(program, inputs)
+    _check_counts(program, inputs, outputs)
     with quiet():
         import litert_torch
 
@@ -88,14 +90,19 @@ def crop_transposed_convolution(
     return cropped + bias.reshape(-1, 1, 1) if late_bias and bias is not None else cropped
 
 
-def _check_inputs(program: ExportedProgram, inputs: Sequence[TensorSpec]) -> None:
-    expected = len(program.graph_signature.user_inputs)
-    if expected != len(inputs):
-        raise ConversionError(
-            f"the program has {expected} inputs, {len(inputs)} are specified",
-            where=", ".join(spec.name for spec in inputs),
-            hint="give one input specification for every tensor the model takes",
-        )
+def _check_counts(program: ExportedProgram, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> None:
+    signature = program.graph_signature
+    named = [spec.name for spec in inputs]
+    for what, expected, given in (
+        ("inputs", signature.user_inputs, named),
+        ("outputs", signature.user_outputs, outputs),
+    ):
+        if len(expected) != len(given):
+            raise ConversionError(
+                f"the program has {len(expected)} {what}, {len(given)} are named",
+                where=", ".join(given),
+                hint=f"name every one of the model's {what} once",
+            )
 
 
 def _example(spec: TensorSpec, *, last: bool) -> torch.Tensor:
@@ -114,15 +121,15 @@ def _refusal(error: Exception) -> ConversionError:
         )
     return ConversionError(
         f"litert-torch cannot convert the model: {text.splitlines()[0]}",
-        where="targets: litert",
+        where=_detail(text) or "targets: litert",
         hint="run with --debug for the converter's full message",
     )
 
 
 def _detail(text: str) -> str:
-    """Return the attributes and shapes of the operator in the converter's message, without its file names."""
-    found = re.search(r"<\{(.*)", text)
-    return found[1][:300] if found else ""
+    """Return the operator's attributes and shapes, or its call, from the converter's message; no file names."""
+    found = re.search(r"<\{(.{1,300})", text) or re.search(r"While executing .*?target=(.{1,300})", text)
+    return found[1] if found else ""
 
 
 @contextlib.contextmanager

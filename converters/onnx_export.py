@@ -6,13 +6,12 @@ quantizers would undo the encoding), and the proof reads the bytes that go to th
 
 from __future__ import annotations
 
-import logging
 import re
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdp_export.converters import onnx_sparse, onnx_weights
+from pdp_export.converters.torch_onnx import PROTOBUF_LIMIT, export_plain_onnx, too_large
 from pdp_export.errors import ConversionError, UsageError
 from pdp_export.files import atomic_path
 from pdp_export.targets import ConvertRequest, Effect, Effects, Target
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
 
 DEFAULT_OPSET = 18
 OPSETS = range(18, 24)
-_PROTOBUF_LIMIT = (1 << 31) - 1
 
 TARGET = Target(
     name="onnx",
@@ -65,11 +63,9 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
     request.check(TARGET)
     opset = _opset(request)
     weights = onnx_weights.parameters(program)
-    _check_signature(program, request)
-    model = _export(program, request, opset)
+    model = export_plain_onnx(program, request, opset)
     _strip(model)
     _name_axes(model, request)
-    onnx_weights.canonicalize(model)
     onnx_weights.restore_names(model, weights)
     shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
     plan = onnx_sparse.encode(model, request.encoding)
@@ -94,64 +90,6 @@ def _opset(request: ConvertRequest) -> int:
     return value
 
 
-def _check_signature(program: ExportedProgram, request: ConvertRequest) -> None:
-    signature = program.graph_signature
-    for kind, has, asked in (
-        ("inputs", len(signature.user_inputs), len(request.inputs)),
-        ("outputs", len(signature.user_outputs), len(request.outputs)),
-    ):
-        if has != asked:
-            raise UsageError(
-                f"the program has {has} {kind}, but {asked} are named", where=kind, hint="name each of them"
-            )
-
-
-def _export(program: ExportedProgram, request: ConvertRequest, opset: int) -> ModelProto:
-    import torch
-    from torch.onnx import OnnxExporterError
-
-    size = sum(tensor.nbytes for tensor in program.state_dict.values())
-    if size > _PROTOBUF_LIMIT:
-        raise _too_large(size)
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)  # it mentions that torchvision is absent
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch 2.13 warns about its own treespec
-            warnings.simplefilter("ignore", DeprecationWarning)  # copying an exported program does too
-            exported = torch.onnx.export(
-                program,
-                dynamo=True,
-                opset_version=opset,
-                input_names=[spec.name for spec in request.inputs],
-                output_names=list(request.outputs),
-                external_data=False,
-                verbose=False,
-            )
-    except OnnxExporterError as error:
-        raise _unsupported(error) from error
-    finally:
-        logger.setLevel(level)
-    if exported is None:
-        raise ConversionError("torch.onnx.export returned nothing", hint="please report this model")
-    return exported.model_proto
-
-
-def _unsupported(error: BaseException) -> ConversionError:
-    """Name the node and the operator; the exporter's own text is a page long, innermost cause last."""
-    chain = [error]
-    while chain[-1].__cause__ is not None:
-        chain.append(chain[-1].__cause__)
-    texts = [str(item).splitlines()[0] for item in chain if str(item)]
-    node = next((match for text in texts if (match := re.search(r"node %(\w+)", text))), None)
-    return ConversionError(
-        f"ONNX cannot express this model: {texts[-1] if texts else type(chain[-1]).__name__}",
-        where=node.group(1) if node else None,
-        hint="replace the operator in the model, or choose another target",
-    )
-
-
 def _strip(model: ModelProto) -> None:
     """Remove stack traces, source lines and paths of this machine, and shapes that every reader infers again."""
     for graph in onnx_weights.subgraphs(model.graph):
@@ -168,13 +106,6 @@ def _name_axes(model: ModelProto, request: ConvertRequest) -> None:
     for spec, value in zip(request.inputs, model.graph.input, strict=True):
         for axis, wanted in spec.dynamic.items():
             dimension = value.type.tensor_type.shape.dim[axis]
-            if not dimension.dim_param:
-                raise ConversionError(
-                    f"axis {axis} of input {spec.name!r} shall be dynamic ({wanted!r}) but the captured program fixes "
-                    f"it at {dimension.dim_value}",
-                    where=spec.name,
-                    hint="capture with dynamic_shapes for that axis and an example size of at least 2",
-                )
             if names.setdefault(dimension.dim_param, wanted) != wanted:
                 raise UsageError(
                     f"axis {axis} of input {spec.name!r} is named {wanted!r}, but the program ties it to an axis named "
@@ -195,17 +126,10 @@ def _rename_symbols(graph: GraphProto, names: dict[str, str]) -> None:
 
 def _serialized(model: ModelProto) -> bytes:
     size = model.ByteSize()
-    if size > _PROTOBUF_LIMIT:
-        raise _too_large(size)
+    if size > PROTOBUF_LIMIT:
+        raise too_large(size)
     data: bytes = model.SerializeToString(deterministic=True)
     return data
-
-
-def _too_large(size: int) -> ConversionError:
-    return ConversionError(
-        f"the model has {size / 2**30:.2f} GiB of weights; one ONNX file holds less than 2 GiB",
-        hint="prune or shrink the model; weights outside of the file are not supported",
-    )
 
 
 def _checked(data: bytes, opset: int) -> ModelProto:

@@ -43,16 +43,6 @@ def parameters(program: ExportedProgram) -> dict[str, Array]:
     return weights
 
 
-def canonicalize(model: ModelProto) -> None:
-    """Turn every -0.0 of the stored constants into +0.0."""
-    from onnx import numpy_helper
-
-    for item in model.graph.initializer:
-        values = numpy_helper.to_array(item)
-        if values.dtype.kind == "f" and (np.signbit(values) & (values == 0)).any():
-            item.CopyFrom(numpy_helper.from_array(positive_zeros(values), item.name))
-
-
 def restore_names(model: ModelProto, weights: Mapping[str, Array]) -> None:
     """Give each constant that is a parameter, or its transpose, the name of that parameter."""
     stored = constants(model)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from onnx import ModelProto
     from torch.export import ExportedProgram
 
-_PROTOBUF_LIMIT = (1 << 31) - 1
+PROTOBUF_LIMIT = (1 << 31) - 1
 
 
 def export_plain_onnx(program: ExportedProgram, request: ConvertRequest, opset: int) -> ModelProto:
@@ -42,11 +42,8 @@ def _check(program: ExportedProgram, request: ConvertRequest) -> None:
         if has != asked:
             raise UsageError(f"the program has {has} {kind}, but {asked} are named", where=kind, hint="name each")
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
-    if size > _PROTOBUF_LIMIT:
-        raise ConversionError(
-            f"the model has {size / 2**30:.2f} GiB of weights; this path holds less than 2 GiB",
-            hint="prune or shrink the model",
-        )
+    if size > PROTOBUF_LIMIT:
+        raise too_large(size)
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     for spec, name in zip(request.inputs, signature.user_inputs, strict=True):
         shape = nodes[str(name)].meta["val"].shape
@@ -88,6 +85,14 @@ def _export(program: ExportedProgram, request: ConvertRequest, opset: int) -> Mo
     return exported.model_proto
 
 
+def too_large(size: int) -> ConversionError:
+    """Return the error for a model that one ONNX file cannot hold."""
+    return ConversionError(
+        f"the model has {size / 2**30:.2f} GiB of weights; one ONNX file holds less than 2 GiB",
+        hint="prune or shrink the model; weights outside of the file are not supported",
+    )
+
+
 def _unsupported(error: BaseException) -> ConversionError:
     """Name the node and the operator; the exporter's own text is a page long, innermost cause last."""
     chain = [error]
@@ -96,7 +101,7 @@ def _unsupported(error: BaseException) -> ConversionError:
     texts = [str(item).splitlines()[0] for item in chain if str(item)]
     node = next((match for text in texts if (match := re.search(r"node %(\w+)", text))), None)
     return ConversionError(
-        f"ONNX, which leads to this target, cannot express the model: {texts[-1] if texts else type(error).__name__}",
+        f"ONNX cannot express the model: {texts[-1] if texts else type(error).__name__}",
         where=node.group(1) if node else None,
         hint="replace the operator in the model, or choose another target",
     )
