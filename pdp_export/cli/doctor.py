@@ -22,6 +22,7 @@ TESTED = {
 @options.output_options
 def command(**flags: Any) -> int:
     """Tell which targets can be written, run and measured on this machine, and whether it is a tested one."""
+    from rich.markup import escape
     from rich.table import Table
 
     from pdp_export.cli.drawing import stdout_console
@@ -38,7 +39,7 @@ def command(**flags: Any) -> int:
     console.print(libraries)
     targets = Table("target", "write", "run here", "next step", box=None)
     for name, row in writable.items():
-        targets.add_row(name, row["write"], row["run"], row["next"])
+        targets.add_row(name, row["write"], row["run"], escape(row["next"]))
     console.print(targets)
     return 0
 

@@ -10,6 +10,7 @@ from typing import Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
 from pdp_export.results import StageResult
 
@@ -19,7 +20,7 @@ _SLOW_SECONDS = 2.0
 
 def stderr_console(*, no_color: bool = False) -> Console:
     """Return the console for everything that is not the result."""
-    return Console(stderr=True, no_color=no_color or None, highlight=False, soft_wrap=True)
+    return Console(stderr=True, no_color=no_color or None, highlight=False, markup=False, soft_wrap=True)
 
 
 def stdout_console(*, no_color: bool = False) -> Console:
@@ -48,8 +49,9 @@ class Drawing:
     def __enter__(self) -> Self:
         if self._bars:
             self._progress = Progress(
-                TextColumn("  {task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                TextColumn("{task.fields[note]}"), console=self._console, transient=True,
+                TextColumn("  {task.description}", markup=False), BarColumn(), MofNCompleteColumn(),
+                TimeRemainingColumn(), TextColumn("{task.fields[note]}", markup=False),
+                console=self._console, transient=True,
             )  # fmt: skip
             self._progress.start()
         return self
@@ -68,12 +70,12 @@ class Drawing:
 
     def stage_skipped(self, index: int, count: int, name: str) -> None:
         """Print that nothing had to be done."""
-        self._say(f"\\[{index}/{count}] {name} ... finished earlier")
+        self._say(f"[{index}/{count}] {name} ... finished earlier")
 
     def stage_done(self, index: int, count: int, result: StageResult) -> None:
         """Print the stage's one line."""
         self._end_bar()
-        self._say(f"\\[{index}/{count}] {result.name} ... {result.summary}, {result.seconds:.1f} s")
+        self._say(f"[{index}/{count}] {result.name} ... {result.summary}, {result.seconds:.1f} s")
         for message in result.warnings:
             self.warning(message)
 
@@ -90,7 +92,7 @@ class Drawing:
 
     def warning(self, message: str) -> None:
         """Print a warning, quiet or not."""
-        self._console.print(f"[yellow]warning:[/yellow] {message}", markup=True)
+        self._console.print(Text.assemble(("warning:", "yellow"), f" {message}"))
 
     def _say(self, text: str) -> None:
         if not self._quiet:

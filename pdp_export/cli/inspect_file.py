@@ -37,6 +37,7 @@ def command(file: str, all_tensors: bool, **flags: Any) -> int:
 
 
 def _print(path: Path, facts: FileFacts, all_tensors: bool, no_color: bool) -> None:
+    from rich.markup import escape
     from rich.table import Table
 
     from pdp_export.cli.drawing import stdout_console
@@ -44,7 +45,8 @@ def _print(path: Path, facts: FileFacts, all_tensors: bool, no_color: bool) -> N
     console = stdout_console(no_color=no_color)
     share = facts.zeros / facts.elements if facts.elements else 0.0
     console.print(
-        f"{path.name}: {facts.format}, {facts.file_bytes:,} bytes, {share:.1%} of {facts.elements:,} weights are zero"
+        f"{path.name}: {facts.format}, {facts.file_bytes:,} bytes, {share:.1%} of {facts.elements:,} weights are zero",
+        markup=False,
     )
     console.print(f"  inputs   {_specs(facts.inputs)}\n  outputs  {_specs(facts.outputs)}", markup=False)
     console.print(f"  encodings {', '.join(f'{name} x{count}' for name, count in sorted(facts.encodings.items()))}")
@@ -60,7 +62,7 @@ def _print(path: Path, facts: FileFacts, all_tensors: bool, no_color: bool) -> N
         zeros = f"{tensor.zeros / tensor.elements:.1%}" if tensor.elements else "-"
         shape = "x".join(map(str, tensor.shape)) or "scalar"
         table.add_row(
-            tensor.name,
+            escape(tensor.name),
             shape,
             tensor.dtype,
             f"{tensor.encoding} {tensor.stored_dtype}",

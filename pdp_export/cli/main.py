@@ -78,6 +78,11 @@ def main() -> None:
         sys.exit(error.exit_code)
     except BrokenPipeError:
         sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        click.echo(f"Error: {error.strerror or error}\n  where: {error.filename or program.name}", err=True)
+        sys.exit(1)
     except Exception as error:
         if debug:
             raise

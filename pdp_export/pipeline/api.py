@@ -111,8 +111,7 @@ def run_until(
     going_on = resume or chosen.only is not None or chosen.from_stage is not None
     chosen.stages()  # An unknown stage name is refused before anything is written.
     folder = Path(output)
-    with run_directory.exclusive(folder):
-        run = run_directory.prepare(folder, parsed.effective_yaml(), resume=going_on, force=force)
+    with run_directory.opened(folder, parsed, resume=going_on, force=force) as run:
         return run_stages(Context(parsed, run, observer or Silent()), chosen, command)
 
 

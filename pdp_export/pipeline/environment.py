@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import shlex
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -64,11 +65,9 @@ def portable_command(arguments: list[str]) -> str:
 
 
 def _portable(argument: str) -> str:
-    flag, equals, value = argument.partition("=")
-    text = value if equals else flag
+    flag, text = re.fullmatch(r"(--[\w-]+=|-\w)?(.*)", argument, re.DOTALL).groups(default="")  # type: ignore[union-attr]
     path, colon, function = text.partition(":")
-    short = Path(path).name + colon + function if Path(path).is_absolute() else text
-    return f"{flag}={short}" if equals else short
+    return f"{flag}{Path(path).name}{colon}{function}" if Path(path).is_absolute() else argument
 
 
 def _git(folder: Path, *arguments: str) -> str | None:

@@ -6,9 +6,11 @@ from pathlib import Path
 
 from pdp_export.converters import registry
 from pdp_export.graph.archive import save_program
+from pdp_export.graph.counting import count
 from pdp_export.pipeline.context import Context, Outcome, write_json
 from pdp_export.pipeline.outputs import DENSE_PROGRAM, PRUNED_PROGRAM, WEIGHTS
 from pdp_export.removal import remove_channels, simplify
+from pdp_export.removal.records import RemovalReport
 from pdp_export.tasks.objective import example_inputs
 
 
@@ -22,16 +24,30 @@ def run(context: Context, output: Path) -> Outcome:
     align = recipe.pruning.align if recipe.pruning.pattern == "channel" else _preferred_alignment(context)
     removed = remove_channels(hardened, inputs, dynamic=context.dynamic, align=align)
     save_program(removed.program, output / PRUNED_PROGRAM)
-    report = removed.report
-    write_json(output / "removal.json", report.model_dump(mode="json"))
-    return Outcome(
-        summary=f"{report.params_before / 1e6:.2f} -> {report.params_after / 1e6:.2f} M params, "
-        f"{report.macs_before / 1e6:.1f} -> {report.macs_after / 1e6:.1f} M MACs, proof {report.proof_error:.0e}",
-        figures={
-            "params_before": report.params_before, "params_after": report.params_after,
-            "macs_before": report.macs_before, "macs_after": report.macs_after, "proof_error": report.proof_error,
+    before, after = count(dense), count(removed.program)
+    write_json(
+        output / "removal.json",
+        {
+            "before": {"macs": before.macs, "params": before.parameters, "nonzero": before.nonzero},
+            "after": {"macs": after.macs, "params": after.parameters, "nonzero": after.nonzero},
+            "report": removed.report.model_dump(mode="json"),
         },
+    )
+    return Outcome(
+        summary=f"{removed.report.summary}, proof {removed.report.proof_error:.0e}",
+        figures={
+            "params_before": before.parameters, "params_after": after.parameters,
+            "macs_before": before.macs, "macs_after": after.macs, "proof_error": removed.report.proof_error,
+        },
+        warnings=_warnings(context, removed.report),
     )  # fmt: skip
+
+
+def _warnings(context: Context, report: RemovalReport) -> tuple[str, ...]:
+    """A channel pattern that removed nothing is worth a word; an unstructured one rarely removes any."""
+    if context.recipe.pruning.pattern == "channel" and report.nothing_removed:
+        return (f"no channel was removed: {report.nothing_removed}",)
+    return ()
 
 
 def _preferred_alignment(context: Context) -> int:

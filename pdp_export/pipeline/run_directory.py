@@ -43,36 +43,32 @@ class RunDirectory:
         return path.relative_to(self.folder).as_posix()
 
 
-def prepare(folder: Path, recipe_yaml: str, *, resume: bool, force: bool) -> RunDirectory:
-    """Create a run directory, or open one to go on in it.
+@contextmanager
+def opened(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> Iterator[RunDirectory]:
+    """Create a run directory, or open one to go on in it, and hold it alone.
+
+    Nothing is touched in a folder that is no run directory.
 
     Raises:
-        RunDirectoryError: when the folder holds another run (without `resume` or `force`), or something else.
+        RunDirectoryError: when the folder holds another run (without `resume` or `force`), something else than a
+            run, or another process is working in it.
     """
-    if folder.exists() and not folder.is_dir():
-        raise RunDirectoryError(
-            f"{folder.name} is a file, not a directory", where="--output", hint="choose another --output"
-        )
-    entries = [item for item in folder.iterdir() if item.name != LOCK] if folder.exists() else []
-    is_run = (folder / manifest.FILE_NAME).exists() or (folder / RECIPE).exists()
-    if entries and not is_run:
-        raise RunDirectoryError(
-            f"{folder.name} is not empty and is no run directory (it holds {entries[0].name!r})",
-            where="--output",
-            hint="choose another --output; nothing was touched",
-        )
-    if entries and force:
-        for item in entries:
-            files.remove(item)
-    elif entries and not resume:
-        raise RunDirectoryError(
-            f"{folder.name} already holds a run",
-            where="--output",
-            hint="go on with --resume, start over with --force, or choose another --output",
-        )
+    _refuse_strangers(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
-    files.write_text(folder / RECIPE, recipe_yaml)
-    return RunDirectory(folder)
+    with _exclusive(folder):
+        entries = _entries(folder)
+        if entries and force:
+            _refuse_to_delete(folder, recipe)
+            for item in entries:
+                files.remove(item)
+        elif entries and not resume:
+            raise RunDirectoryError(
+                f"{folder.name} already holds a run",
+                where="--output",
+                hint="go on with --resume, start over with --force, or choose another --output",
+            )
+        files.write_text(folder / RECIPE, recipe.effective_yaml())
+        yield RunDirectory(folder)
 
 
 def saved_recipe(folder: Path) -> Recipe:
@@ -85,14 +81,44 @@ def saved_recipe(folder: Path) -> Recipe:
     return Recipe.load(folder / RECIPE).rebased(folder / book.recipe_folder)
 
 
-@contextmanager
-def exclusive(folder: Path) -> Iterator[None]:
-    """Hold the run directory alone; a second process gets an error at once. The lock dies with its process.
+def _entries(folder: Path) -> list[Path]:
+    return sorted(item for item in folder.iterdir() if item.name != LOCK) if folder.is_dir() else []
 
-    Raises:
-        RunDirectoryError: when another process is working in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+
+def _refuse_strangers(folder: Path, recipe: Recipe) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise RunDirectoryError(
+            f"{folder.name} is a file, not a directory", where="--output", hint="choose another --output"
+        )
+    entries = _entries(folder)
+    if not entries or (folder / manifest.FILE_NAME).exists() or _was_just_begun(entries, recipe):
+        return
+    raise RunDirectoryError(
+        f"{folder.resolve().name} is not empty and is no run directory (it holds {entries[0].name!r})",
+        where="--output",
+        hint="choose another --output; nothing was touched",
+    )
+
+
+def _was_just_begun(entries: list[Path], recipe: Recipe) -> bool:
+    """Whether a run was killed before its manifest: only the very recipe we would write is there."""
+    return [item.name for item in entries] == [RECIPE] and entries[0].read_bytes() == recipe.effective_yaml().encode()
+
+
+def _refuse_to_delete(folder: Path, recipe: Recipe) -> None:
+    """Keep weights that the recipe reads out of the very folder that --force empties."""
+    weights = recipe.folder / (recipe.model.weights or "")
+    if recipe.model.weights and weights.resolve().is_relative_to(folder.resolve()):
+        raise RunDirectoryError(
+            f"--force would delete {weights.name}, which this run reads",
+            where="--weights",
+            hint="copy it out of the run directory, or choose another --output",
+        )
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Hold the run directory alone; a second process gets an error at once. The lock dies with its process."""
     with (folder / LOCK).open("w") as stream:
         if sys.platform != "win32":
             import fcntl

@@ -35,7 +35,13 @@ class Selection:
     until: str | None = None
 
     def stages(self) -> Sequence[Stage]:
-        """Return the selected stages in order."""
+        """Return the selected stages in order.
+
+        Raises:
+            UsageError: for an unknown stage.
+        """
+        if self.from_stage is not None:
+            stages.position(self.from_stage)
         if self.only is not None:
             return [STAGES[stages.position(self.only)]]
         end = len(STAGES) if self.until is None else stages.position(self.until) + 1

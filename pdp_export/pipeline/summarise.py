@@ -77,14 +77,8 @@ def _environment(context: Context) -> EnvironmentFacts:
 
 
 def _counts(context: Context) -> dict[str, ModelCounts]:
-    before = context.read_json("check", "dense.json")
     removal = context.read_json("remove-channels", "removal.json")
-    return {
-        "counts_before": ModelCounts(macs=before["macs"], params=before["params"], nonzero=before["nonzero"]),
-        "counts_after": ModelCounts(
-            macs=removal["macs_after"], params=removal["params_after"], nonzero=removal["nonzero_after"]
-        ),
-    }
+    return {f"counts_{key}": ModelCounts.model_validate(removal[key]) for key in ("before", "after")}
 
 
 def _layers(context: Context) -> tuple[LayerSparsity, ...]:
@@ -96,7 +90,7 @@ def _layers(context: Context) -> tuple[LayerSparsity, ...]:
 
 def _skipped(context: Context) -> tuple[Skipped, ...]:
     early = context.read_json("check", "dense.json")["skipped"]
-    late = context.read_json("remove-channels", "removal.json")["skipped"]
+    late = context.read_json("remove-channels", "removal.json")["report"]["skipped"]
     return tuple(Skipped.model_validate(item) for item in [*early, *late])
 
 
