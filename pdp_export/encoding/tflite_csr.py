@@ -57,7 +57,8 @@ def encode(dense: Array) -> SparseTensor:
     """Compress the last axis of `dense`, all other axes staying dense levels.
 
     Segments and indices use the smallest of uint8, uint16 and int32 that holds them. Both zeros, +0.0 and -0.0, are
-    dropped and come back as +0.0; every other value, NaN included, is kept bit by bit.
+    dropped and come back as +0.0; every other value, NaN included, is kept bit by bit. A tensor of zeros keeps one of
+    them: a file has no other way to tell an empty constant from no constant.
 
     Raises:
         ValueError: for a scalar, or for more than 2**31 - 1 stored values.
@@ -66,6 +67,8 @@ def encode(dense: Array) -> SparseTensor:
         raise ValueError("a scalar has no axis to compress")
     rows = dense.reshape(math.prod(dense.shape[:-1]), dense.shape[-1])
     kept = rows != 0
+    if rows.size and not kept.any():
+        rows, kept[0, 0] = np.zeros_like(rows), True
     segments = np.concatenate([[0], np.cumsum(kept.sum(axis=1, dtype=np.int64))])
     last = Level(segments=_narrow(segments, int(segments[-1])), indices=_narrow(kept.nonzero()[1], rows.shape[1] - 1))
     outer = tuple(Level(size=size) for size in dense.shape[:-1])
@@ -82,7 +85,9 @@ def decode(sparse: SparseTensor) -> Array:
     sizes = _level_sizes(sparse)
     nodes = np.zeros(1, dtype=np.int64)
     coordinates: dict[int, Array] = {}
-    for axis, size, level in zip(sparse.order, sizes, sparse.levels, strict=True):
+    for axis, size, level, most in zip(sparse.order, sizes, sparse.levels, _room(sparse), strict=True):
+        if level.segments is None and len(nodes) * size > most:
+            raise ValueError(f"{len(nodes) * size} nodes of axis {axis} share {most} entries")
         parents, nodes, here = _children(nodes, level, size)
         coordinates = {name: known[parents] for name, known in coordinates.items()}
         coordinates[axis] = here
@@ -118,6 +123,15 @@ def _level_sizes(sparse: SparseTensor) -> list[int]:
     if math.prod(sizes) != math.prod(sparse.shape):
         raise ValueError(f"levels of {sizes} coordinates do not fill the shape {sparse.shape}")
     return sizes
+
+
+def _room(sparse: SparseTensor) -> list[int]:
+    """Return, for each level, how many nodes the entries after it can belong to: no more need to be built."""
+    room, following = [], len(sparse.values)
+    for level in reversed(sparse.levels):
+        room.append(following)
+        following = following if level.segments is None else len(level.segments) - 1
+    return room[::-1]
 
 
 def _children(nodes: Array, level: Level, size: int) -> tuple[Array, Array, Array]:

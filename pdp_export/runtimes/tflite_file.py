@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from pdp_export.encoding import tflite_csr
+from pdp_export.encoding.tflite_layout import WEIGHT_INPUT
 from pdp_export.errors import FileError, MissingDependencyError
 
 Array = np.ndarray[Any, Any]
@@ -37,6 +39,9 @@ _NUMPY_DTYPES = frozenset(
         "uint64",
     ]
 )
+# Operators whose first inputs are read here by position: how many of them there must be.
+_INPUTS_NEEDED = dict.fromkeys(WEIGHT_INPUT, 2) | dict.fromkeys(("PAD", "MEAN", "TRANSPOSE", "ADD", "MUL"), 2)
+_INPUTS_NEEDED |= dict.fromkeys(("DENSIFY", "DEQUANTIZE"), 1)
 # What Python's flatbuffers readers raise when an offset or a length points outside the file.
 _DAMAGE = (struct.error, ValueError, IndexError, KeyError, TypeError, AttributeError, OverflowError, MemoryError)
 
@@ -166,7 +171,22 @@ def _graph(graph: Any, buffers: list[bytes | None], operators: list[str], signat
         options = vars(operator.builtinOptions) if operator.builtinOptions is not None else {}
         reads, writes = _numbers(operator.inputs, tensors, -1), _numbers(operator.outputs, tensors, 0)
         nodes.append(Operator(_pick(operators, operator.opcodeIndex), reads, writes, options))
+    _check_order(nodes)
     return Graph(tensors, tuple(nodes), inputs, outputs)
+
+
+def _check_order(operators: Sequence[Operator]) -> None:
+    """Operators are listed in the order they run: none reads what a later one, or it itself, writes."""
+    unwritten = Counter(number for operator in operators for number in operator.outputs)
+    for operator in operators:
+        needed = operator.inputs[: _INPUTS_NEEDED.get(operator.name, 0)]
+        if (
+            len(needed) < _INPUTS_NEEDED.get(operator.name, 0)
+            or -1 in needed
+            or any(map(unwritten.get, operator.inputs))
+        ):
+            raise ValueError(f"operator {operator.name} cannot read tensors {operator.inputs}")
+        unwritten.subtract(operator.outputs)
 
 
 def _public(numbers: Any, entries: Any, tensors: Sequence[Tensor]) -> tuple[tuple[str, int], ...]:

@@ -116,15 +116,13 @@ class _Layout:
     def _problem(self, index: int) -> str:
         """Return why this operator's cluster cannot change layout, or nothing."""
         if self.kinds[index] == "entry":
-            return ""
+            return self._leak(index)
         name = self._label(index)
         for source, number in zip(self._sources(index), self._images(index), strict=True):
             if source is None or self.kinds[source] is None:
                 return (
                     f"{name} reads {'the input' if source is None else self._label(source)}, which stays channel-last"
                 )
-            if number in self.outputs:
-                return f"{name} reads {self.graph.tensors[number].name!r}, which is also an output"
             for reader in self._layers_reading(number):
                 if self.kinds[reader] not in ("inner", "exit"):
                     return f"{self._label(reader)} stays channel-last and reads the same tensor as {name}"
@@ -132,15 +130,16 @@ class _Layout:
 
     def _leak(self, index: int) -> str:
         """Only an exit may hand its result to the rest of the network."""
-        for number in self.graph.operators[index].outputs if self.kinds[index] == "inner" else ():
-            readers = list(self._layers_reading(number))
-            if number in self.outputs or any(self.kinds[reader] not in ("inner", "exit") for reader in readers):
+        for number in self.graph.operators[index].outputs if self.kinds[index] != "exit" else ():
+            if number in self.outputs:
+                return f"{self._label(index)} inside the sparse part is also an output"
+            if any(self.kinds[reader] not in ("inner", "exit") for reader in self._layers_reading(number)):
                 return f"{self._label(index)} leaves the sparse part other than by a global mean"
         return ""
 
     def _label(self, index: int) -> str:
         operator = self.graph.operators[index]
-        return f"{operator.name} {self.graph.tensors[operator.outputs[0]].name!r}"
+        return " ".join([operator.name, *(repr(self.graph.tensors[number].name) for number in operator.outputs[:1])])
 
     def _images(self, index: int) -> list[int]:
         """Return the computed 4-D tensors an operator reads, from before its own PAD."""
@@ -203,8 +202,8 @@ class _Layout:
         if _pair(operator, "dilation") not in ((1, 1), (None, None)):
             return None
         if shape[1:3] == (1, 1) and strides == (1, 1) and self._padding(operator) == 0:
-            channels = self.graph.tensors[self._before_pad(operator)].shape[-1]
-            return "inner" if shape[3] == channels else None
+            channels = self.graph.tensors[self._before_pad(operator)].shape[-1:]
+            return "inner" if shape[3:] == channels else None
         is_stem = shape[1:] == (3, 3, 3) and strides == (2, 2) and self._padding(operator) == 1
         return "entry" if is_stem else None
 

@@ -82,6 +82,14 @@ def test_contradictions_are_refused(damage):
         tflite_csr.decode(SparseTensor((2, 3), parts["order"], levels, parts["values"], parts["blocked"]))
 
 
+def test_a_small_file_cannot_ask_for_a_huge_tree():
+    """A hundred bytes that claim 2**40 rows filled the memory before the contradiction was seen."""
+    last = Level(segments=np.array([0, 1]), indices=np.array([0]))
+    claimed = SparseTensor((1 << 40, 3), (0, 1), (Level(size=1 << 40), last), np.ones(1, np.float32))
+    with pytest.raises(ValueError, match="share 1 entries"):
+        tflite_csr.decode(claimed)
+
+
 def test_layouts_return_to_torch():
     """A depthwise weight came back with channels and kernel mixed up."""
     assert to_torch("CONV_2D", np.zeros((8, 3, 5, 4))).shape == (8, 4, 3, 5)
