@@ -98,13 +98,13 @@ def _print(measured: LatencyResult, flags: dict[str, Any]) -> None:
             f"{arm.load_ms:.1f}",
         )
     console.print(table)
-    console.print(f"pruned / dense {_ratio(measured.comparison)}, control dense / dense {_ratio(measured.control_aa)}")
-    console.print(
+    click.echo(f"pruned / dense {_ratio(measured.comparison)}, control dense / dense {_ratio(measured.control_aa)}")
+    click.echo(
         f"{measured.runtime} {measured.runtime_version}, {measured.protocol.threads} threads, "
         f"batch {measured.batch}, {measured.execution}"
     )
     for reason in measured.reasons:
-        console.print(f"note: {reason}", markup=False)
+        click.echo(f"note: {reason}")
 
 
 def _ratio(comparison: LatencyComparison) -> str:

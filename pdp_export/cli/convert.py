@@ -34,7 +34,6 @@ def command(
     """Convert a captured .pt2 program (zeros in its weights are kept) to one file per target."""
     import json
 
-    from pdp_export.cli.drawing import stdout_console
     from pdp_export.converters import registry
     from pdp_export.errors import UsageError
     from pdp_export.graph.archive import load_program
@@ -71,11 +70,9 @@ def command(
     if flags["as_json"]:
         click.echo(json.dumps(rows, indent=2))
         return 0
-    console = stdout_console(no_color=flags["no_color"])
     for row in rows:
-        console.print(
-            f"{row['target']}: {row['file']}, {row['size_bytes']:,} bytes, {row['zeros']:,} zeros, {row['encodings']}",
-            markup=False,
+        click.echo(
+            f"{row['target']}: {row['file']}, {row['size_bytes']:,} bytes, {row['zeros']:,} zeros, {row['encodings']}"
         )
-    console.print(f"next: pdp-export validate {name}<suffix> --reference {Path(model).name}", markup=False)
+    click.echo(f"next: pdp-export validate {name}<suffix> --reference {Path(model).name}")
     return 0

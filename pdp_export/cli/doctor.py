@@ -32,7 +32,7 @@ def command(**flags: Any) -> int:
         click.echo(json.dumps({"platform": here, "libraries": found, "targets": writable}, indent=2))
         return 0
     console = stdout_console(no_color=flags["no_color"])
-    console.print(f"{here['system']}, Python {here['python']}: {here['support']}")
+    click.echo(f"{here['system']}, Python {here['python']}: {here['support']}")
     libraries = Table("library", "installed", "tested with", "", box=None)
     for name, row in found.items():
         libraries.add_row(name, row["installed"] or "-", row["tested"], row["note"])

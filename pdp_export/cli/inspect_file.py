@@ -44,17 +44,15 @@ def _print(path: Path, facts: FileFacts, all_tensors: bool, no_color: bool) -> N
 
     console = stdout_console(no_color=no_color)
     share = facts.zeros / facts.elements if facts.elements else 0.0
-    console.print(
-        f"{path.name}: {facts.format}, {facts.file_bytes:,} bytes, {share:.1%} of {facts.elements:,} weights are zero",
-        markup=False,
-    )
-    console.print(f"  inputs   {_specs(facts.inputs)}\n  outputs  {_specs(facts.outputs)}", markup=False)
-    console.print(f"  encodings {', '.join(f'{name} x{count}' for name, count in sorted(facts.encodings.items()))}")
-    console.print(f"  operators {', '.join(f'{name} x{count}' for name, count in sorted(facts.operators.items()))}")
+    _say(f"{path.name}: {facts.format}, {facts.file_bytes:,} bytes, {share:.1%} of {facts.elements:,} weights are zero")
+    _say(f"  inputs   {_specs(facts.inputs)}")
+    _say(f"  outputs  {_specs(facts.outputs)}")
+    _say(f"  encodings {', '.join(f'{name} x{count}' for name, count in sorted(facts.encodings.items()))}")
+    _say(f"  operators {', '.join(f'{name} x{count}' for name, count in sorted(facts.operators.items()))}")
     for key, value in sorted(facts.metadata.items()):
-        console.print(f"  {key} = {value[:_SHOWN_METADATA]}", markup=False)
+        _say(f"  {key} = {value[:_SHOWN_METADATA]}")
     for note in facts.notes:
-        console.print(f"  note: {note}", markup=False)
+        _say(f"  note: {note}")
     table = Table("tensor", "shape", "dtype", "stored as", "zeros", "bytes", box=None)
     tensors = sorted(facts.tensors, key=lambda tensor: -tensor.stored_bytes)
     shown = tensors if all_tensors else tensors[:40]
@@ -62,7 +60,7 @@ def _print(path: Path, facts: FileFacts, all_tensors: bool, no_color: bool) -> N
         zeros = f"{tensor.zeros / tensor.elements:.1%}" if tensor.elements else "-"
         shape = "x".join(map(str, tensor.shape)) or "scalar"
         table.add_row(
-            escape(tensor.name),
+            escape(_printable(tensor.name)),
             shape,
             tensor.dtype,
             f"{tensor.encoding} {tensor.stored_dtype}",
@@ -71,7 +69,16 @@ def _print(path: Path, facts: FileFacts, all_tensors: bool, no_color: bool) -> N
         )
     console.print(table)
     if len(shown) < len(tensors):
-        console.print(f"... and {len(tensors) - len(shown)} smaller tensors (--all lists them)")
+        _say(f"... and {len(tensors) - len(shown)} smaller tensors (--all lists them)")
+
+
+def _say(text: str) -> None:
+    click.echo(_printable(text))
+
+
+def _printable(text: str) -> str:
+    """Return text from a file that may be hostile without control codes for the terminal."""
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
 
 
 def _specs(specs: tuple[TensorSpec, ...]) -> str:

@@ -33,13 +33,12 @@ def print_stage(book: Manifest, folder: Path, flags: dict[str, Any]) -> None:
     if flags["as_json"]:
         click.echo(book.model_dump_json(indent=2))
         return
-    console = stdout_console(no_color=flags["no_color"])
     for name in ("train-dense", "harden", "remove-channels"):
         if name in book.stages:
-            console.print(f"{name}: {book.stages[name].result.summary}", markup=False)
-    console.print(f"program: {folder / 'stages/05-remove-channels/model.pt2'}", markup=False)
-    console.print(f"weights: {folder / 'stages/04-harden/model.safetensors'}", markup=False)
-    console.print(f"next: pdp-export prune-and-convert --recipe ... --output {folder} --resume", markup=False)
+            click.echo(f"{name}: {book.stages[name].result.summary}")
+    click.echo(f"program: {folder / 'stages/05-remove-channels/model.pt2'}")
+    click.echo(f"weights: {folder / 'stages/04-harden/model.safetensors'}")
+    click.echo(f"next: pdp-export prune-and-convert --recipe ... --output {folder} --resume")
 
 
 def print_plan(plan: Plan, flags: dict[str, Any]) -> None:
@@ -50,12 +49,12 @@ def print_plan(plan: Plan, flags: dict[str, Any]) -> None:
     from rich.table import Table
 
     console = stdout_console(no_color=flags["no_color"])
-    console.print(
+    click.echo(
         f"{plan.name}: {plan.pattern} {plan.sparsity:g} on {plan.masks} masks; "
         f"{plan.params / 1e6:.2f} M params, {plan.macs / 1e6:.1f} M MACs"
     )
     for index, stage in enumerate(plan.stages, 1):
-        console.print(f"  [{index}/{len(plan.stages)}] {stage.name}: {stage.reason}", markup=False)
+        click.echo(f"  [{index}/{len(plan.stages)}] {stage.name}: {stage.reason}")
     table = Table("target", "size", "RAM", "speed", "weights now", "predicted", box=None)
     for item in plan.targets:
         effects = item.effects
@@ -65,10 +64,10 @@ def print_plan(plan: Plan, flags: dict[str, Any]) -> None:
     console.print(table)
     for item in plan.targets:
         for name, effect in (("size", item.effects.size), ("RAM", item.effects.ram), ("speed", item.effects.speed)):
-            console.print(f"  {item.target} {name}: {_word(effect)}", markup=False)
+            click.echo(f"  {item.target} {name}: {_word(effect)}")
     for skipped in plan.skipped:
-        console.print(f"  left dense: {skipped.layer}: {skipped.reason}", markup=False)
-    console.print("Predicted from the asked sparsity alone; nothing was trained or written.")
+        click.echo(f"  left dense: {skipped.layer}: {skipped.reason}")
+    click.echo("Predicted from the asked sparsity alone; nothing was trained or written.")
 
 
 def _word(effect: Effect) -> str:

