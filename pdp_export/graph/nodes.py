@@ -59,7 +59,12 @@ def has_argument(node: Node, name: str) -> bool:
 
 def shape(node: Node) -> tuple[int, ...]:
     """Return the traced shape; a dynamic size counts as the size it was traced with."""
-    return tuple(int(size) for size in value(node).shape)
+    return tuple(_hint(size) for size in value(node).shape)
+
+
+def _hint(size: int | torch.SymInt) -> int:
+    # int() of a symbolic size would tell torch that the axis is fixed, in the program itself.
+    return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
 
 
 def value(node: Node) -> Any:
