@@ -7,6 +7,7 @@ on Apple's systems only, so nothing here speaks of speed.
 
 from __future__ import annotations
 
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,13 +88,11 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
     coreml_guards.refuse_silent_faults(program)
     coreml_guards.refuse_non_finite(program)
     sparse = request.encoding != "dense" and _worthwhile(program, request.precision)
-    with quiet():
-        model = _to_ml_program(program, request, min_ios, fixed=fixed, sparse=bool(sparse))
+    with quiet(), coreml_save.written_package(path, request.metadata) as folder:
+        model = _to_ml_program(program, request, folder, min_ios, fixed=fixed, sparse=bool(sparse))
         if sparse:
             _check_sparse(model, sparse)
         coreml_interface.check_written(model.get_spec(), request.inputs, request.outputs)
-        model.user_defined_metadata.update(request.metadata)
-        coreml_save.save(model, path)
 
 
 def _options(request: ConvertRequest) -> tuple[int, bool]:
@@ -110,7 +109,7 @@ def _options(request: ConvertRequest) -> tuple[int, bool]:
 
 
 def _to_ml_program(
-    program: ExportedProgram, request: ConvertRequest, min_ios: int, *, fixed: bool, sparse: bool
+    program: ExportedProgram, request: ConvertRequest, folder: Path, min_ios: int, *, fixed: bool, sparse: bool
 ) -> Any:
     import coremltools as ct
 
@@ -126,6 +125,7 @@ def _to_ml_program(
             compute_precision=precision,
             minimum_deployment_target=getattr(ct.target, f"iOS{min_ios}"),
             pass_pipeline=_passes(request.precision, sparse=sparse),
+            package_dir=str(folder),
             skip_model_load=True,
         )
     except PdpExportError:
@@ -137,6 +137,7 @@ def _to_ml_program(
 def _refusal(program: ExportedProgram, error: Exception) -> ConversionError:
     """Say which operator and layer coremltools stopped at, in place of its own pages."""
     name = _failing_node(error)
+    traceback.clear_frames(error.__traceback__)  # they hold a temporary folder of coremltools
     node = next((node for node in program.graph.nodes if node.name == name), None)
     lines = [line for line in str(error).splitlines() if line.strip()]
     reason = f"{type(error).__name__}: {lines[0] if lines else ''}"
@@ -152,8 +153,9 @@ def _failing_node(error: Exception) -> str | None:
     found = None
     trace = error.__traceback__
     while trace is not None:
-        node = trace.tb_frame.f_locals.get("node")
-        found = getattr(node, "name", None) or found
+        frame = trace.tb_frame
+        if "node" in frame.f_code.co_varnames:  # asking a frame for its locals keeps all of them alive
+            found = getattr(frame.f_locals.get("node"), "name", None) or found
         trace = trace.tb_next
     return found
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from pdp_export import files
 
@@ -14,23 +15,28 @@ _STAGING = "staging.mlpackage"
 _ITEMS = ("Manifest.json", "Data")
 
 
-def save(model: Any, path: Path) -> None:
-    """Write a ``coremltools.models.MLModel`` to the directory `path`, whatever its suffix.
+@contextmanager
+def written_package(path: Path, metadata: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the folder that coremltools shall write to; turn it into the package `path`, or leave nothing.
 
-    coremltools only saves under names ending in .mlpackage, with random identifiers, the date of the
-    day, maps in no fixed order, and a debugging table for ExecuTorch as large as the program. The package
-    is saved inside `path`, moved up without the table and then made reproducible: identifiers derived
-    from the item paths, no date, maps sorted.
+    coremltools only writes names ending in .mlpackage, with random identifiers, the date of the day,
+    maps in no fixed order, and a debugging table for ExecuTorch as large as the program. The package is
+    moved up without the table and made reproducible: identifiers derived from the item paths, no date,
+    maps sorted. `metadata` is added to what coremltools noted about itself.
     """
     files.remove(path)
     path.mkdir(parents=True)
     staging = path / _STAGING
-    model.save(str(staging))
-    for name in _ITEMS:
-        (staging / name).rename(path / name)
-    files.remove(staging)
-    model_path = _name_items(path / "Manifest.json")
-    _rewrite_specification(path / "Data" / model_path)
+    try:
+        yield staging
+        for name in _ITEMS:
+            (staging / name).rename(path / name)
+        files.remove(staging)
+        model_path = _name_items(path / "Manifest.json")
+        _rewrite_specification(path / "Data" / model_path, metadata)
+    except BaseException:
+        files.remove(path)
+        raise
 
 
 def _name_items(manifest_path: Path) -> str:
@@ -45,11 +51,13 @@ def _name_items(manifest_path: Path) -> str:
     return str(root)
 
 
-def _rewrite_specification(path: Path) -> None:
+def _rewrite_specification(path: Path, metadata: Mapping[str, str]) -> None:
     from coremltools.proto import Model_pb2
 
     specification = Model_pb2.Model()
     specification.ParseFromString(path.read_bytes())
-    specification.description.metadata.userDefined.pop(_DATE, None)
+    noted = specification.description.metadata.userDefined
+    noted.pop(_DATE, None)
+    noted.update(metadata)
     path.unlink()  # coremltools leaves it readable by its owner only
     path.write_bytes(specification.SerializeToString(deterministic=True))

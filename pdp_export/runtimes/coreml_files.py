@@ -36,7 +36,10 @@ class PackageFiles:
         return WeightFile(self._inside(self._model_path.parent / name.removeprefix(_MODEL_PATH)))
 
     def _inside(self, path: Path) -> Path:
-        resolved = path.resolve()
+        try:
+            resolved = path.resolve()
+        except (OSError, ValueError, RuntimeError) as error:  # a null byte, a loop of links
+            raise FileError(f"the package names an impossible path ({error})", hint=_HINT) from error
         if not resolved.is_relative_to(self._package):
             raise FileError(f"{path.name} leads out of the package; it was not opened", where=path.name, hint=_HINT)
         if not resolved.is_file():

@@ -128,7 +128,10 @@ def _is_tensor_worth_listing(value: Any) -> bool:
 
 def _sparse(operation: Any, weights: OpenWeights) -> Constant:
     """Scatter the non-zero values into the places whose mask bit is set, row-major."""
-    name, output = _name(operation), operation.outputs[0]
+    name = _name(operation)
+    if len(operation.outputs) != 1:
+        raise FileError(f"{SPARSE} has {len(operation.outputs)} results; it should have one", where=name)
+    output = operation.outputs[0]
     shape = _fixed(shape_of(output.type.tensorType))
     nonzero, mask = _value(operation, "nonzero_data"), _value(operation, "mask")
     value_blob, mask_blob = _blob(nonzero, weights), _blob(mask, weights)
@@ -151,7 +154,10 @@ def _sparse(operation: Any, weights: OpenWeights) -> Constant:
 def _listed_shape(operation: Any) -> tuple[int, ...] | None:
     """Return the ``shape`` attribute of the iOS 16 form; the iOS 18 form has none."""
     value = _value(operation, "shape")
-    return None if value is None else tuple(_immediate(value).view("<u4").tolist())
+    if value is None:
+        return None
+    raw = _immediate(value)
+    return tuple(raw.view("<u4").tolist()) if raw.size % 4 == 0 else ()
 
 
 def _blob(value: Any, weights: OpenWeights) -> Blob:

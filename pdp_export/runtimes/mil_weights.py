@@ -31,6 +31,8 @@ SENTINEL = 0xDEADBEEF
 _HEADER = struct.Struct("<II")
 _RECORD = struct.Struct("<IIQQQ")
 PACKED = "UINT1"
+_MAX_RANK = 32
+_MAX_SIZE = 1 << 40
 
 # MIL's name of a type -> (its number in weight.bin, numpy's type). UINT1 is stored packed, eight to a byte.
 TYPES: dict[str, tuple[int, str]] = {
@@ -67,6 +69,7 @@ class Blob:
         wanted = math.prod(shape) * dtype.itemsize
         if self.kind == PACKED or self.data.size != wanted:
             raise _damaged(self.place, f"holds {self.data.size} bytes; a {self.kind} {list(shape)} has {wanted}")
+        _require_possible(shape, self.place)
         return self.data.view(dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
     def mask(self, shape: tuple[int, ...]) -> Array:
@@ -77,6 +80,7 @@ class Blob:
         bits = np.unpackbits(self.data, bitorder="little")
         if bits[count:].any() or (self.padding_bits and self.padding_bits != bits.size - count):
             raise _damaged(self.place, f"has a mask with bits beyond its {count} elements")
+        _require_possible(shape, self.place)
         return bits[:count].reshape(shape).astype(bool)
 
 
@@ -131,6 +135,12 @@ class WeightFile:
             raise _damaged(place, f"holds {length} bytes, but the file ends at byte {size}")
         stored = ALIGNMENT + -(-length // ALIGNMENT) * ALIGNMENT
         return Blob(_NAMES.get(number, f"type {number}"), self._bytes[start : start + length], stored, place, padding)
+
+
+def _require_possible(shape: tuple[int, ...], place: str) -> None:
+    """Refuse what numpy cannot represent: an empty tensor may claim any other size."""
+    if len(shape) > _MAX_RANK or any(size > _MAX_SIZE for size in shape):
+        raise _damaged(place, f"has an impossible shape of {len(shape)} axes")
 
 
 def _damaged(place: str, what: str) -> FileError:
