@@ -83,6 +83,8 @@ def decode(sparse: SparseTensor) -> Array:
     """
     rank = len(sparse.shape)
     sizes = _level_sizes(sparse)
+    if 0 in sparse.shape and not len(sparse.values):
+        return np.zeros(sparse.shape, dtype=sparse.values.dtype)
     nodes = np.zeros(1, dtype=np.int64)
     coordinates: dict[int, Array] = {}
     for axis, size, level, most in zip(sparse.order, sizes, sparse.levels, _room(sparse), strict=True):

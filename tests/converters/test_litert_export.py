@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -336,27 +337,35 @@ def test_a_wrong_weight_in_the_written_file_is_noticed(files):
             litert_sparse.check_written(content, {"classifier.weight": expected})
 
 
-SCRIPT = """
-import pathlib, sys
-from pdp_export.converters import litert_export
-assert not {"torch", "litert_torch", "ai_edge_litert"} & set(sys.modules)
-import torch
-from pdp_export.results import TensorSpec
-from pdp_export.targets import ConvertRequest
-torch.manual_seed(0)
-layer = torch.nn.Linear(64, 32).eval()
-layer.weight.data = torch.arange(2048.0).reshape(32, 64) * (torch.arange(64) > 50)
-program = torch.export.export(layer, (torch.zeros(1, 64),)).run_decompositions({})
-request = ConvertRequest(inputs=(TensorSpec(name="x", shape=(1, 64)),), outputs=("y",), metadata={"b": "1", "a": "2"})
-litert_export.convert(program, pathlib.Path(sys.argv[1]), request)
-"""
+def write_linear(path):
+    """Convert one pruned layer; also runs as a script of its own."""
+    import pathlib
+
+    import torch
+
+    from pdp_export.converters import litert_export
+    from pdp_export.removal.simplification import simplify
+    from pdp_export.results import TensorSpec
+    from pdp_export.targets import ConvertRequest
+
+    torch.manual_seed(0)
+    layer = torch.nn.Linear(64, 32).eval()
+    layer.weight.data *= torch.arange(64) > 50
+    specs = (TensorSpec(name="x", shape=(1, 64)),)
+    asked = ConvertRequest(inputs=specs, outputs=("y",), metadata={"b": "1", "a": "2"})
+    litert_export.convert(simplify(layer, (torch.zeros(1, 64),)), pathlib.Path(path), asked)
 
 
 def test_import_is_cheap_stdout_clean_and_bytes_repeat(tmp_path):
     """`pdp-export --help` loaded torch; progress bars mixed with results; a resumed run had another hash."""
-    for name in ("first", "second"):
-        command = [sys.executable, "-W", "ignore", "-c", SCRIPT, str(tmp_path / name)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout == ""
-    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    script = (
+        "import sys\nfrom pdp_export.converters import litert_export\n"
+        "assert not {'torch', 'litert_torch', 'ai_edge_litert'} & set(sys.modules)\n"
+        f"{inspect.getsource(write_linear)}\nwrite_linear(sys.argv[1])"
+    )
+    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path / "there")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+    write_linear(tmp_path / "here")
+    assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
