@@ -15,7 +15,13 @@ from pdp_export.graph.operators import SPATIAL, aten
 from pdp_export.graph.slots import Channels, Ids, as_ids
 from pdp_export.graph.tracing import Flow, Trace, without_rule
 
-_ORDER_MUST_STAY = {aten.roll, aten.flip}
+_VIEWS = {aten.view, aten._unsafe_view}
+
+_WHOLE = {aten.roll, aten.flip}
+"""Must leave the channel axis alone: their arguments could not be corrected."""
+
+_CONTIGUOUS = {aten.slice, aten.split, aten.split_with_sizes}
+"""Must take neighbouring channels where they cut the channel axis."""
 
 
 def same_channels(trace: Trace, node: Node) -> Flow:
@@ -115,7 +121,9 @@ def _moved_numbers(node: Node, source: Node, channels: Channels) -> list[Tensor]
             return tensor
         return int(value(item)) if isinstance(item, Node) else item
 
-    result = node.target(*map_aggregate(node.args, concrete), **map_aggregate(node.kwargs, concrete))  # type: ignore[operator]
+    # The stretched numbers have no memory of their own, so that most views of them need a copy.
+    function: Any = aten.reshape if operator(node) in _VIEWS else node.target
+    result = function(*map_aggregate(node.args, concrete), **map_aggregate(node.kwargs, concrete))
     return list(result) if isinstance(result, list | tuple) else [result]
 
 
@@ -125,7 +133,9 @@ def _located(node: Node, source: Node, channels: Channels, moved: Tensor) -> Cha
     if len(varying) != 1 or _is_dynamic(node, varying[0]):
         return None
     index = _line(moved, varying[0])
-    if operator(node) in _ORDER_MUST_STAY and not np.array_equal(index, np.arange(len(channels.slots))):
+    whole = operator(node) in _WHOLE and not np.array_equal(index, np.arange(len(channels.slots)))
+    gaps = operator(node) in _CONTIGUOUS and bool(np.any(np.diff(index) != 1))
+    if whole or gaps:
         return None
     return Channels(varying[0], channels.slots[index], source, index)
 

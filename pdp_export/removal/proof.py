@@ -53,7 +53,7 @@ def prove(
     worst = 0.0
     for inputs in cases:
         with torch.no_grad():
-            difference = _largest(before(*inputs), after(*inputs))
+            difference = _largest(before(*inputs), _run(after, inputs, stage))
         worst = max(worst, difference)
         if not difference <= LIMIT:
             raise ProofError(
@@ -64,8 +64,19 @@ def prove(
     return worst
 
 
+def _run(module: GraphModule, inputs: Inputs, stage: str) -> Any:
+    try:
+        return module(*inputs)
+    except RuntimeError as error:
+        raise ProofError(
+            f"{stage} made a program that does not run: {next(iter(str(error).splitlines()), '')}",
+            hint="no result was written; please report this model as a bug",
+        ) from error
+
+
 def relative_difference(old: Tensor, new: Tensor) -> float:
     """Return max|old - new| / max|old|; equal NaN and Inf count as equal, different shapes as infinite."""
+    old, new = old.detach(), new.detach()
     if old.shape != new.shape:
         return float("inf")
     if old.numel() == 0 or torch.equal(old, new):

@@ -20,10 +20,14 @@ from pdp_export.removal.proof import Inputs, proof_inputs, prove
 
 @dataclass(frozen=True)
 class Prepared:
-    """A program in float64, before and after folding, with everything needed to prove and re-capture it."""
+    """A program in float64, before and after folding, with everything needed to prove and re-capture it.
+
+    `moved` maps a node of `folded` to the node of `original` whose value it computes, where names differ.
+    """
 
     original: GraphModule
     folded: GraphModule
+    moved: Mapping[str, str]
     inputs: Inputs
     dynamic: Dynamic
     cases: list[Inputs]
@@ -69,7 +73,7 @@ def prepare(
 
     cases = proof_inputs(inputs, axes)
     error = prove(original, folded, cases, stage="folding BatchNorm", expected=expected)
-    return Prepared(original, folded, inputs, axes, cases, error)
+    return Prepared(original, folded, moved, inputs, axes, cases, error)
 
 
 def recapture(module: GraphModule, prepared: Prepared) -> ExportedProgram:

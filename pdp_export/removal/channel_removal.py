@@ -1,0 +1,101 @@
+"""Removes dead channels physically: the same function, proven, with less work."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.fx import GraphModule, Node
+
+from pdp_export.errors import UsageError
+from pdp_export.graph.capture import Dynamic, quiet_export
+from pdp_export.graph.channel_trace import trace
+from pdp_export.graph.constants import channel_constants
+from pdp_export.graph.counting import count_module
+from pdp_export.removal.planning import Plan, plan_removal
+from pdp_export.removal.proof import Expected, Inputs, prove
+from pdp_export.removal.records import RemovalReport
+from pdp_export.removal.reporting import removal_report
+from pdp_export.removal.rewriting import apply_plan
+from pdp_export.removal.simplification import Prepared, prepare, recapture
+
+
+@dataclass(frozen=True)
+class Removed:
+    """A program without its dead channels: as a module that gives gradients, and as a captured program."""
+
+    module: GraphModule
+    program: ExportedProgram
+    report: RemovalReport
+
+
+def remove_channels(
+    model: nn.Module | ExportedProgram,
+    example_inputs: Inputs | None = None,
+    *,
+    target: str | None = None,
+    dynamic: Dynamic | None = None,
+    align: int = 1,
+) -> Removed:
+    """Return the same function with every channel gone that contributes nothing.
+
+    The model is left unchanged. Only exact zeros in its weights count, whoever put them there.
+
+    Args:
+        model: A module, or a program that is already captured.
+        example_inputs: Positional inputs; may be left out for a program that carries its own.
+        target: The target that the result is for; recorded in messages, plans do not differ yet.
+        dynamic: Input index -> axis -> name.
+        align: Widths are filled with dead channels up to a multiple of this, never beyond the original.
+
+    Raises:
+        CaptureError: torch.export cannot capture the module.
+        RemovalError: a weight is NaN or infinite.
+        ProofError: the result differs by more than 1e-12 of max|y| in float64; there is no result then.
+        UsageError: `align` is not positive.
+    """
+    if align < 1:
+        raise UsageError(f"align is {align}, it must be at least 1", where="align", hint="use 8 or 16, or leave it out")
+    prepared = prepare(model, example_inputs, dynamic)
+    with quiet_export():
+        edited = copy.deepcopy(prepared.folded)
+    plan = _plan(edited, align)
+    report = removal_report(plan, align=align)
+    apply_plan(plan)
+    stage = f"removing channels for {target}" if target else "removing channels"
+    error = prove(prepared.original, edited, prepared.cases, stage=stage, expected=_expected(plan, prepared))
+    program = recapture(edited, prepared)
+    module = program.module(check_guards=False)
+    before, after = count_module(prepared.folded), count_module(module)
+    figures = {
+        "macs_before": before.macs,
+        "macs_after": after.macs,
+        "parameters_before": before.parameters,
+        "parameters_after": after.parameters,
+        "proof_error": max(error, prepared.error),
+        "proof_cases": len(prepared.cases),
+    }
+    return Removed(module, program, report.model_copy(update=figures))
+
+
+def _plan(module: GraphModule, align: int) -> Plan:
+    traced = trace(module)
+    return plan_removal(traced, channel_constants(traced), align)
+
+
+def _expected(plan: Plan, prepared: Prepared) -> Expected:
+    """Return what each node of the rewritten graph should compute: the old value at the channels that stay."""
+
+    def expected(node: Node, old: Mapping[str, Tensor]) -> Tensor | None:
+        value, channels = old.get(prepared.moved.get(node.name, node.name)), plan.trace.channels(node)
+        if value is None or channels is None:
+            return value
+        if plan.fillers[plan.roots[channels.slots]].any():
+            return None  # where nobody reads a filler, its value is free
+        return value.index_select(channels.axis, torch.from_numpy(plan.kept(channels.slots)))
+
+    return expected
