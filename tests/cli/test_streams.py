@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shlex
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +39,22 @@ def test_one_line_per_stage_on_stderr_and_nothing_on_stdout(capfd: pytest.Captur
         "warning: odd [bold] one",
         "[4/9] harden ... finished earlier",
     ]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_gets_a_bar_and_the_same_lines(monkeypatch: pytest.MonkeyPatch):
+    """Pins a bar that crashes on text in brackets, overwrites the stage's line, or shows on a dumb terminal."""
+    for name, bar in (("xterm-256color", True), ("dumb", False)):
+        monkeypatch.setenv("TERM", name)
+        screen = _Terminal()
+        monkeypatch.setattr("sys.stderr", screen)
+        _draw(Drawing())
+        assert ("━" in screen.getvalue()) == bar
+        assert "[3/9] prune ... layers[relu] [/x] done, 2.0 s\n" in screen.getvalue()
 
 
 def test_quiet_keeps_warnings(capfd: pytest.CaptureFixture[str]):
