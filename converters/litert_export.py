@@ -44,6 +44,7 @@ TARGET = Target(
     },
     atol={"fp32": 5e-5},
     channel_alignment=8,
+    storage={"fp32": {"dense": (32, 0), "sparse": (0, 40)}},
     options={"layout": "nhwc or nchw for rank-4 image inputs (nhwc)"},
 )
 

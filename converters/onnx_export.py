@@ -45,6 +45,7 @@ TARGET = Target(
     },
     atol={"fp32": 1e-4},
     channel_alignment=16,
+    storage={"fp32": {"dense": (32, 0), "gap8": (0, 40), "bitmask": (1, 32)}},
     options={"opset": f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})"},
 )
 
