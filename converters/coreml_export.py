@@ -60,10 +60,6 @@ TARGET = Target(
     atol={"fp16": 1e-2, "fp32": 1e-4},
     channel_alignment=8,
     storage={
-        "fp16": {"dense": (16, 0), "sparse": (1, 16)},
-        "fp32": {"dense": (32, 0), "sparse": (1, 32)},
-    },
-    storage={
         "fp16": {"dense": (16.0, 0.0), "sparse": (1.0, 16.0)},
         "fp32": {"dense": (32.0, 0.0), "sparse": (1.0, 32.0)},
     },
