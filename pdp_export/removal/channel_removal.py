@@ -61,13 +61,7 @@ def remove_channels(
     if align < 1:
         raise UsageError(f"align is {align}, it must be at least 1", where="align", hint="use 8 or 16, or leave it out")
     prepared = prepare(model, example_inputs, dynamic)
-    with quiet_export():
-        edited = copy.deepcopy(prepared.folded)
-    plan = _plan(edited, align)
-    report = removal_report(plan, align=align)
-    apply_plan(plan)
-    stage = f"removing channels for {target}" if target else "removing channels"
-    error = prove(prepared.original, edited, prepared.cases, stage=stage, expected=_expected(plan, prepared))
+    edited, report = remove_from(prepared, align, stage=f"removing channels for {target or 'any target'}")
     program = recapture(edited, prepared)
     module = program.module(check_guards=False)
     before, after = count_module(prepared.folded), count_module(module)
@@ -76,15 +70,21 @@ def remove_channels(
         "macs_after": after.macs,
         "parameters_before": before.parameters,
         "parameters_after": after.parameters,
-        "proof_error": max(error, prepared.error),
-        "proof_cases": len(prepared.cases),
     }
     return Removed(module, program, report.model_copy(update=figures))
 
 
-def _plan(module: GraphModule, align: int) -> Plan:
-    traced = trace(module)
-    return plan_removal(traced, channel_constants(traced), align)
+def remove_from(prepared: Prepared, align: int, *, stage: str) -> tuple[GraphModule, RemovalReport]:
+    """Plan, rewrite and prove in float64; the report lacks only the counts."""
+    with quiet_export():
+        edited = copy.deepcopy(prepared.folded)
+    traced = trace(edited)
+    plan = plan_removal(traced, channel_constants(traced), align)
+    report = removal_report(plan, align=align)
+    apply_plan(plan)
+    error = prove(prepared.original, edited, prepared.cases, stage=stage, expected=_expected(plan, prepared))
+    proof = {"proof_error": max(error, prepared.error), "proof_cases": len(prepared.cases)}
+    return edited, report.model_copy(update=proof)
 
 
 def _expected(plan: Plan, prepared: Prepared) -> Expected:

@@ -16,7 +16,7 @@ from pdp_export.removal.proof import relative_difference
 Check = Callable[..., Removed]
 
 
-def check_removal(model: nn.Module, *inputs: Tensor, batch: bool = True, align: int = 1) -> Removed:
+def check_removal(model: nn.Module, *inputs: Tensor, batch: bool = False, align: int = 1) -> Removed:
     """Remove channels and hold the result against the original, in float64 where nothing was rounded."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     modes = [module.training for module in model.modules()]

@@ -68,7 +68,7 @@ def test_flatten_to_linear(check: Check) -> None:
     model = nn.Sequential(conv(3, 8), nn.ReLU(), conv(8, 6), nn.Flatten(), nn.Linear(6 * 16, 5))
     kill(model[0], 1)
     kill(model[2], 0, 3)
-    removed = check(model, torch.randn(2, 3, 4, 4))
+    removed = check(model, torch.randn(2, 3, 4, 4), batch=True)
     assert removed.program.state_dict["4.weight"].shape == (5, 4 * 16)
 
 
@@ -86,7 +86,7 @@ def test_reshape_with_a_channel_count(check: Check) -> None:
     """The count 8 is a constant in the graph and must shrink with the weights."""
     model = Reshaped()
     kill(model.conv, 4)
-    assert check(model, torch.randn(2, 3, 4, 4)).program.state_dict["head.weight"].shape == (5, 7)
+    assert check(model, torch.randn(2, 3, 4, 4), batch=True).program.state_dict["head.weight"].shape == (5, 7)
 
 
 @pytest.mark.parametrize("widths", [(8, 8, 8), (5, 8, 10)])
@@ -108,7 +108,7 @@ def test_batch_norm_shift_decides(check: Check) -> None:
     model[0].weight.data[[1, 2]] = 0
     model[1].running_mean.data.zero_()
     model[1].bias.data[1], model[1].bias.data[2] = -0.5, 0.5
-    removed = check(model, torch.randn(2, 3, 8, 8))
+    removed = check(model, torch.randn(2, 3, 8, 8), batch=True)
     assert removed.program.state_dict["0.weight"].shape[0] == 7
     assert "constant 0.5" in removed.report.layers[0].reason
 
@@ -210,7 +210,7 @@ def test_dense_block(check: Check) -> None:
     kill(model.stem, 3)
     kill(model.f, 0)
     kill(model.norm, 0, 7)
-    removed = check(model, torch.randn(2, 3, 8, 8))
+    removed = check(model, torch.randn(2, 3, 8, 8), batch=True)
     assert removed.program.state_dict["norm.weight"].shape == (6,)
     assert removed.program.state_dict["last.weight"].shape[1] == 6
 
@@ -241,7 +241,7 @@ def test_several_inputs_and_outputs(check: Check) -> None:
     kill(model.a, 0)
     kill(model.b, 3)
     kill(model.c, 1)
-    removed = check(model, torch.randn(2, 3, 8, 8), torch.randn(2, 2, 8, 8))
+    removed = check(model, torch.randn(2, 3, 8, 8), torch.randn(2, 2, 8, 8), batch=True)
     assert removed.program.state_dict["c.weight"].shape == (4, 6, 3, 3)
     assert removed.program.state_dict["side.weight"].shape == (2, 3)
     reasons = {layer.layer: layer.reason for layer in removed.report.layers}
@@ -297,7 +297,7 @@ def test_split_and_slice(check: Check) -> None:
     """Sizes and bounds count channels, and a part may not become empty."""
     model = Split()
     kill(model.stem, 0, 1, 4, 11)
-    removed = check(model, torch.randn(2, 3, 8, 8))
+    removed = check(model, torch.randn(2, 3, 8, 8), batch=True)
     weights = removed.program.state_dict
     assert [weights[f"{name}.weight"].shape[1] for name in "abc"] == [2, 6, 2]
 
@@ -399,7 +399,7 @@ def test_layer_called_twice(check: Check) -> None:
     model = Shared()
     kill(model.stem, 0, 1)
     kill(model.twice, 1, 2)
-    removed = check(model, torch.randn(2, 3, 8, 8))
+    removed = check(model, torch.randn(2, 3, 8, 8), batch=True)
     assert removed.program.state_dict["twice.weight"].shape == (7, 7, 3, 3)
 
 
