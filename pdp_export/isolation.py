@@ -24,6 +24,7 @@ from pdp_export.errors import ChildCrashedError, PdpExportError
 DEFAULT_TIMEOUT_S = 900.0
 DEFAULT_MEMORY_BYTES = 16 << 30
 _TAIL_LINES = 12
+_RUNNING: set[subprocess.Popen[bytes]] = set()
 
 
 def call(
@@ -67,7 +68,19 @@ def call(
         return _result(result_path, status, what, text, timeout_s)
 
 
+def stop_all() -> None:
+    """Kill every child that is running now; their callers get ChildCrashedError."""
+    for child in list(_RUNNING):
+        _kill(child)
+
+
+def _kill(child: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
 def _communicate(child: subprocess.Popen[bytes], payload: bytes, timeout_s: float) -> int | None:
+    _RUNNING.add(child)
     try:
         child.communicate(payload, timeout=timeout_s)
         return child.returncode
@@ -75,9 +88,9 @@ def _communicate(child: subprocess.Popen[bytes], payload: bytes, timeout_s: floa
         return None
     finally:
         if child.poll() is None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(child.pid, signal.SIGKILL)
+            _kill(child)
             child.wait()
+        _RUNNING.discard(child)
 
 
 def _result(path: Path, status: int | None, what: str, text: str, timeout_s: float) -> Any:

@@ -48,10 +48,12 @@ def print_plan(plan: Plan, flags: dict[str, Any]) -> None:
         return
     from rich.table import Table
 
+    from pdp_export.report import formatting
+
     console = stdout_console(no_color=flags["no_color"])
     click.echo(
         f"{plan.name}: {plan.pattern} {plan.sparsity:g} on {plan.masks} masks; "
-        f"{plan.params / 1e6:.2f} M params, {plan.macs / 1e6:.1f} M MACs"
+        f"{formatting.count(plan.params)} params, {formatting.count(plan.macs)} MACs"
     )
     for index, stage in enumerate(plan.stages, 1):
         click.echo(f"  [{index}/{len(plan.stages)}] {stage.name}: {stage.reason}")

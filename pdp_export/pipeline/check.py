@@ -13,7 +13,9 @@ from pdp_export.graph.counting import count
 from pdp_export.pipeline.context import Context, Outcome, write_json
 from pdp_export.pipeline.requests import request_for
 from pdp_export.pruning.pruner import Pruner
+from pdp_export.report import formatting
 from pdp_export.tasks import preprocessing
+from pdp_export.tasks.data import unpack
 from pdp_export.tasks.objective import example_inputs, named_outputs
 
 
@@ -27,7 +29,7 @@ def run(context: Context, output: Path) -> Outcome:
         request_for(recipe, section).check(target)
     model = context.model()
     _check_forward(context, model)
-    _ = context.data
+    _check_objective(context, model)
     inputs = example_inputs(recipe, context.capture_batch)
     program = capture(model, inputs, context.dynamic)
     counts = count(program)
@@ -38,10 +40,19 @@ def run(context: Context, output: Path) -> Outcome:
         {"macs": counts.macs, "params": counts.parameters, "nonzero": counts.nonzero, "skipped": skipped},
     )
     return Outcome(
-        summary=f"{counts.parameters / 1e6:.2f} M params, {counts.macs / 1e6:.1f} M MACs, "
+        summary=f"{formatting.count(counts.parameters)} params, {formatting.count(counts.macs)} MACs, "
         f"{len(recipe.targets)} targets, {len(skipped)} layers left dense",
         figures={"params": counts.parameters, "macs": counts.macs},
     )
+
+
+def _check_objective(context: Context, model: torch.nn.Module) -> None:
+    """Try loss and metric on one validation batch: a broken metric must not wait for the first epoch's end."""
+    inputs, target = unpack(next(iter(context.data.validation)), [item.name for item in context.recipe.inputs])
+    with torch.no_grad():
+        outputs = model(*inputs)
+        context.objective.loss(outputs, target)
+        context.objective.scores(outputs, target)
 
 
 def _check_forward(context: Context, model: torch.nn.Module) -> None:

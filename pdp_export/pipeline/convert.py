@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from pdp_export import files
@@ -11,20 +12,19 @@ from pdp_export.pipeline.conversion import Job, convert_files
 from pdp_export.pipeline.manifest import ArtifactRecord
 from pdp_export.pipeline.outputs import DENSE_PROGRAM, PRUNED_PROGRAM
 from pdp_export.pipeline.requests import request_for
+from pdp_export.pipeline.side_by_side import side_by_side
 from pdp_export.recipe import TargetSection
+from pdp_export.report import formatting
 from pdp_export.results import FileFacts
 from pdp_export.validation.isolated import describe
 
 
 def run(context: Context, output: Path) -> Outcome:
     """Write ``model.<suffix>`` and ``dense/model.<suffix>`` for every target."""
-    targets = context.recipe.targets
-    records: list[ArtifactRecord] = []
-    for done, section in enumerate(targets):
-        context.observer.progress("converting", done, len(targets), section.name)
-        records += _convert(context, section, output)
-    context.observer.progress("converting", len(targets), len(targets))
-    sizes = ", ".join(f"{r.target} {r.bytes / 1e3:.0f} kB" for r in records if r.role == "pruned")
+    tasks = [(section.name, partial(_convert, context, section, output)) for section in context.recipe.targets]
+    written = side_by_side(tasks, "converting", context.observer)
+    records = [record for pair in written for record in pair]
+    sizes = ", ".join(f"{r.target} {formatting.size(r.bytes)}" for r in records if r.role == "pruned")
     figures = {f"{r.target}_{r.role}_bytes": r.bytes for r in records}
     return Outcome(summary=sizes, figures=figures, artifacts=tuple(records))
 

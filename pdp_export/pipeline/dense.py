@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from pdp_export.pipeline.context import Context, Outcome, write_json
 from pdp_export.pipeline.outputs import WEIGHTS
 from pdp_export.pipeline.training_progress import forward_progress
+from pdp_export.tasks.model import save_weights
 from pdp_export.training.loop import train
 
 
@@ -31,7 +30,7 @@ def run(context: Context, output: Path) -> Outcome:
         history = [record.model_dump(mode="json") for record in result.history]
         source = f"trained by this recipe, {recipe.training.epochs} epochs"
     metric, count = context.evaluate(model), context.validation_size
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, output / WEIGHTS)
+    save_weights(model, output / WEIGHTS)
     write_json(output / "dense.json", {"metric": metric, "n": count, "source": source, "history": history})
     return Outcome(
         summary=f"{recipe.task.metric} {metric:.4f} on {count} samples, {source}",

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from safetensors.torch import save_file
-
 from pdp_export.pipeline.context import Context, Outcome, write_json
 from pdp_export.pipeline.outputs import WEIGHTS
 from pdp_export.pipeline.pruner_state import load_soft
 from pdp_export.pruning.pruner import Pruner
+from pdp_export.tasks.model import save_weights
 from pdp_export.tasks.objective import example_inputs
 
 
@@ -23,7 +22,7 @@ def run(context: Context, output: Path) -> Outcome:
     soft = context.evaluate(model)
     hardened = pruner.harden()
     hard = context.evaluate(model)
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, output / WEIGHTS)
+    save_weights(model, output / WEIGHTS)
     write_json(
         output / "harden.json",
         {"pruning": hardened.model_dump(mode="json"), "soft": soft, "hard": hard, "n": context.validation_size},

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def save_soft(model: nn.Module, pruner: Pruner, folder: Path) -> None:
     """Write ``soft.safetensors`` (model and pruner tensors) and ``soft.json`` (the pruner's numbers)."""
     state = pruner.state_dict()
-    both = {f"model.{key}": value.contiguous() for key, value in model.state_dict().items()}
+    both = {f"model.{key}": value.detach().clone().contiguous() for key, value in model.state_dict().items()}
     both |= {f"pruner.{key}": value.contiguous() for key, value in state["tensors"].items()}
     save_file(both, folder / "soft.safetensors")
     (folder / "soft.json").write_text(json.dumps(state["meta"], indent=2, sort_keys=True), encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pdp_export.pipeline import convert
 from pdp_export.pipeline.context import Context, Outcome, write_json
 from pdp_export.pipeline.outputs import PRUNED_PROGRAM, WEIGHTS
 from pdp_export.pipeline.requests import tolerance_for
+from pdp_export.pipeline.side_by_side import side_by_side
 from pdp_export.pipeline.validation_data import ValidationSet, reference_outputs
 from pdp_export.pipeline.weights import program_weights
 from pdp_export.recipe import TargetSection
@@ -30,11 +32,11 @@ def run(context: Context, output: Path) -> Outcome:
         reference=reference_outputs(program.module(), samples, recipe.outputs),
         validation_chunks=data.chunks, judge=data.judge,
     )  # fmt: skip
-    results = []
-    for done, section in enumerate(recipe.targets):
-        context.observer.progress("validating", done, len(recipe.targets), section.name)
-        results.append(check_file(_written(context, section), evidence, log=context.run.log))
-    context.observer.progress("validating", len(recipe.targets), len(recipe.targets))
+    tasks = [
+        (section.name, partial(check_file, _written(context, section), evidence, log=context.run.log))
+        for section in recipe.targets
+    ]
+    results = side_by_side(tasks, "validating", context.observer)
     write_json(output / "validation.json", [result.model_dump(mode="json") for result in results])
     return Outcome(summary=" · ".join(_line(result) for result in results))
 

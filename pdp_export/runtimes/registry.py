@@ -67,7 +67,8 @@ def load(name: str) -> Runtime:
         UsageError: for an unknown name, with near misses.
     """
     if name not in MODULES:
-        raise UsageError(f"unknown runtime {name!r}{near_misses(name, MODULES)}", hint=f"use one of: {', '.join(MODULES)}")
+        known = ", ".join(MODULES)
+        raise UsageError(f"unknown runtime {name!r}{near_misses(name, MODULES)}", hint=f"use one of: {known}")
     return cast(Runtime, import_module(MODULES[name]))
 
 

@@ -56,6 +56,13 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     return state
 
 
+def save_weights(model: nn.Module, path: Path) -> None:
+    """Write a module's state dict as safetensors; tensors that share memory are stored once per name."""
+    from safetensors.torch import save_file
+
+    save_file({key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}, path)
+
+
 def load_weights(model: nn.Module, path: Path) -> None:
     """Load a weights file into `model`, all keys and shapes matching.
 
