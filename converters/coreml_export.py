@@ -90,7 +90,7 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
     sparse = request.encoding != "dense" and _worthwhile(program, request.precision)
     with quiet(), coreml_save.written_package(path, request.metadata) as folder:
         model = _to_ml_program(program, request, folder, min_ios, fixed=fixed, sparse=bool(sparse))
-        if sparse:
+        if sparse and request.encoding == "sparse":
             _check_sparse(model, sparse)
         coreml_interface.check_written(model.get_spec(), request.inputs, request.outputs)
 
@@ -164,7 +164,7 @@ def _worthwhile(program: ExportedProgram, precision: str) -> list[str]:
     """Return the names of the weights whose zeros pay for a bit mask."""
     return [
         name
-        for name, tensor in coreml_guards.named_tensors(program)
+        for name, tensor in coreml_guards.read_tensors(program)
         if tensor.is_floating_point()
         and tensor.dim() > 1
         and tensor.numel() >= SMALLEST_SPARSE

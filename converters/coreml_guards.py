@@ -84,19 +84,21 @@ def refuse_non_finite(program: ExportedProgram) -> None:
 
     A finite weight beyond the range of fp16 is no error: coremltools keeps its layer in fp32.
     """
-    for name, tensor in named_tensors(program):
+    for name, tensor in read_tensors(program):
         if tensor.is_floating_point() and not bool(tensor.detach().isfinite().all()):
             raise ConversionError(
                 "a weight holds NaN or infinite values", where=name, hint="train from the last good checkpoint"
             )
 
 
-def named_tensors(program: ExportedProgram) -> list[tuple[str, Tensor]]:
-    """Return parameters, buffers and constants of the program with their full names."""
+def read_tensors(program: ExportedProgram) -> list[tuple[str, Tensor]]:
+    """Return the parameters, buffers and constants that the program reads, with their full names."""
     import torch
 
-    constants = [(name, value) for name, value in program.constants.items() if isinstance(value, torch.Tensor)]
-    return [*program.named_parameters(), *program.named_buffers(), *constants]
+    read = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
+    targets = {spec.target for spec in program.graph_signature.input_specs if spec.arg.name in read}
+    tensors = {**program.constants, **dict(program.named_buffers()), **dict(program.named_parameters())}
+    return [(name, value) for name, value in tensors.items() if name in targets and isinstance(value, torch.Tensor)]
 
 
 def operator_name(node: Node) -> str:

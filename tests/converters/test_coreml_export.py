@@ -133,6 +133,20 @@ def test_a_silently_dense_file_is_an_error(tmp_path: Path, monkeypatch: pytest.M
     assert not (tmp_path / "p").exists()
 
 
+def test_zeros_that_no_stored_weight_holds_are_no_error_unless_sparse_is_demanded(tmp_path: Path):
+    """Pins `auto` refusing a model whose zeros vanish in a computed weight, or sit in a parameter nobody reads."""
+    layer, unread = (_pruned(nn.Linear(32, 32), 0.9) for _ in range(2))
+    computed = Lambda(lambda m, x: x @ (m[0].weight + 1), layer, unread)
+    _convert(tmp_path / "p", computed, torch.zeros(2, 32), encoding="auto")
+    assert set(coreml_package.describe(tmp_path / "p").encodings) == {"dense"}
+    with pytest.raises(ConversionError, match="all weights dense") as caught:
+        _convert(tmp_path / "q", computed, torch.zeros(2, 32), encoding="sparse")
+    assert caught.value.where == "layers.0.weight"
+    _convert(
+        tmp_path / "r", Lambda(lambda m, x: m[0](x), nn.Linear(32, 32), unread), torch.zeros(2, 32), encoding="sparse"
+    )
+
+
 def test_a_scale_is_not_multiplied_into_the_weights(tmp_path: Path):
     """Pins coremltools' fusion of `conv * constant`, after which no weight equals the program's."""
     model = Lambda(lambda layers, x: layers[0](x) * 3.0, nn.Conv2d(3, 4, 1))
