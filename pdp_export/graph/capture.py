@@ -82,6 +82,8 @@ def quiet_export() -> Iterator[None]:
     with warnings.catch_warnings():
         # torch copies its own tree specs in a way that it has deprecated itself (2.13).
         warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+        # torch.nn.LSTM and GRU keep a second list of their own weights, which export takes for a change of state.
+        warnings.filterwarnings("ignore", message=r"The tensor attributes? .*_flat_weights", category=UserWarning)
         # On a failure torch logs and prints pages about its internals; what matters is in the exception.
         logging.disable(logging.CRITICAL)
         try:

@@ -68,6 +68,10 @@ class Mask(nn.Module):
         """Return the importance of each weight or channel, shape (size,), float32, not negative."""
         raise NotImplementedError
 
+    def scale(self, scores: Tensor) -> Tensor:
+        """Return what tau is relative to, in units of the squared scores: a scalar."""
+        raise NotImplementedError
+
     def keep_for(self, keep: Tensor, parameter: Tensor) -> Tensor:
         """Return the bool mask `keep`, shape (size,), in the shape of `parameter` (or broadcastable)."""
         raise NotImplementedError
@@ -98,8 +102,9 @@ class Mask(nn.Module):
         """Set ratio, threshold and temperature from the present weights."""
         self.pruned = pruned
         if pruned:
-            self.threshold.copy_(midpoint(self.scores(), pruned))
-            self.tau.copy_(temperature.tau(self.threshold, kappa))
+            scores = self.scores()
+            self.threshold.copy_(midpoint(scores, pruned))
+            self.tau.copy_(temperature.tau(self.scale(scores), kappa))
 
     @torch.no_grad()
     def soft(self) -> Tensor:
@@ -134,6 +139,11 @@ class WeightMask(Mask):
         """Return ``|w|``, shape (n,)."""
         return self.places[0].parameter.detach().float().abs().flatten()
 
+    def scale(self, scores: Tensor) -> Tensor:
+        """Return t^2: weights spread from 0 to a few t."""
+        del scores
+        return self.threshold.square()
+
     def keep_for(self, keep: Tensor, parameter: Tensor) -> Tensor:
         """Return the mask in the parameter's shape."""
         return keep.view_as(parameter)
@@ -160,6 +170,14 @@ class ChannelMask(Mask):
         """Return the rms norm of each channel's filter, averaged over the group's filters, (channels,)."""
         norms = [weight.float().flatten(1).norm(dim=1) / weight[0].numel() ** 0.5 for weight in self.filters]
         return torch.stack(norms).mean(0)
+
+    def scale(self, scores: Tensor) -> Tensor:
+        """Return the standard deviation of s^2.
+
+        The norms of one layer's filters differ by a few per cent only; a tau relative to t^2 would
+        leave all of them near m = 1/2, and hardening would change the function.
+        """
+        return scores.square().std()
 
     def keep_for(self, keep: Tensor, parameter: Tensor) -> Tensor:
         """Return the mask shaped (channels, 1, ...)."""

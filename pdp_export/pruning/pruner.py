@@ -226,7 +226,7 @@ class Pruner:
                 where="Pruner(example_inputs=...)",
                 hint="pass a tuple of input tensors",
             )
-        from pdp_export.graph import channel_groups
+        from pdp_export.graph.channel_groups import channel_groups
 
         return channel_masks(channel_groups(program), places, rules, self.pattern.align, gain)
 

@@ -50,8 +50,10 @@ class Schedule:
 class Temperature:
     """The temperature tau, and the clip of the gradient that goes with it.
 
-    Relative: ``tau = kappa t^2`` is free of the layer's scale; kappa falls geometrically from
-    `start` to `end` between the end of warm-up and `until`. Otherwise tau = `start`, constant.
+    Relative: tau = kappa * scale, where the scale is t^2 for weights and the standard deviation of
+    the squared scores for channels, so that a layer's size does not matter; kappa falls
+    geometrically from `start` to `end` between the end of warm-up and `until`. Otherwise
+    tau = `start`, constant.
     """
 
     relative: bool
@@ -65,9 +67,9 @@ class Temperature:
         along = min(1.0, max(0.0, (progress - warmup) / max(self.until - warmup, 1e-9)))
         return math.exp(math.log(self.start) * (1 - along) + math.log(self.end) * along)
 
-    def tau(self, threshold: Tensor, kappa: float) -> Tensor:
-        """Return tau for a threshold t, as a float32 scalar, never below a tiny floor."""
-        tau = kappa * threshold.square() if self.relative else threshold.new_full((), kappa)
+    def tau(self, scale: Tensor, kappa: float) -> Tensor:
+        """Return tau as a float32 scalar, never below a tiny floor; `scale` is in units of w^2."""
+        tau = kappa * scale if self.relative else scale.new_full((), kappa)
         return tau.clamp(min=TINY)
 
 

@@ -16,7 +16,7 @@ from pdp_export.pruning.masks import ChannelMask, Place, WeightMask
 from pdp_export.results import Skipped
 
 if TYPE_CHECKING:
-    from pdp_export.graph import ChannelGroup
+    from pdp_export.graph.channel_groups import ChannelGroup
 
 _MATRIX = 2  # weights of rank 2 and more are worth a reason when they are left alone
 

@@ -12,6 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pdp_export.errors import ProofError
 from pdp_export.graph.capture import Dynamic
+from pdp_export.graph.nodes import layer_of, operator_name
 
 LIMIT = 1e-12
 """Largest difference allowed, relative to max|y| of each output."""
@@ -140,5 +141,5 @@ def _first_difference(before: GraphModule, after: GraphModule, inputs: Inputs, e
     for node in new.order:
         wanted = expected(node, old.values) if node.op == "call_function" else None
         if wanted is not None and not relative_difference(wanted, new.values[node.name]) <= LIMIT:
-            return f"{node.name} ({node.target})"
+            return f"{node.name} ({operator_name(node)} in {layer_of(node)})"
     return None
