@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 MIN_IOS = (16, 17, 18)
 SPARSE_OPERATOR = "constexpr_sparse_to_dense"
-SMALLEST_SPARSE = 512
-"""Elements below which the second blob of a sparse tensor (64 bytes, padding, attributes) outweighs the zeros."""
+LARGEST_ALWAYS_DENSE = 512
+"""Elements up to which the second blob of a sparse tensor (64 bytes, padding, attributes) outweighs the zeros."""
 
 _ENCODING = "compression::prune_weights"
 # These multiply scales into weights; the file must hold the weights of the program, bit by bit.
@@ -73,7 +73,7 @@ TARGET = Target(
 def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> None:
     """Write `program` to the package (a directory) `path`.
 
-    With encoding "auto" a weight of at least 512 elements is stored sparsely where its zeros pay for the
+    With encoding "auto" a weight of more than 512 elements is stored sparsely where its zeros pay for the
     mask (1/16 of its elements in fp16, 1/32 in fp32); "sparse" is the same and refuses the model where
     coremltools leaves all such weights dense. Zeros stay zeros bit by bit; other values are rounded to
     `request.precision` once. The same program and request give the same bytes.
@@ -167,7 +167,7 @@ def _worthwhile(program: ExportedProgram, precision: str) -> list[str]:
         for name, tensor in coreml_guards.read_tensors(program)
         if tensor.is_floating_point()
         and tensor.dim() > 1
-        and tensor.numel() >= SMALLEST_SPARSE
+        and tensor.numel() > LARGEST_ALWAYS_DENSE
         and int((tensor == 0).sum()) > _MASK_BITS[precision] * tensor.numel()
     ]
 
@@ -182,7 +182,7 @@ def _passes(precision: str, *, sparse: bool) -> Any:
     if sparse:
         # The defaults would keep tensors below 2048 elements or half zeros dense.
         rule = cto.OpThresholdPrunerConfig(
-            threshold=0.0, minimum_sparsity_percentile=_MASK_BITS[precision], weight_threshold=SMALLEST_SPARSE
+            threshold=0.0, minimum_sparsity_percentile=_MASK_BITS[precision], weight_threshold=LARGEST_ALWAYS_DENSE
         )
         passes.append_pass(_ENCODING)
         passes.set_options(_ENCODING, {"config": cto.OptimizationConfig(global_config=rule)})
