@@ -17,6 +17,39 @@ from pdp_export.errors import UsageError
 from pdp_export.pruning.patterns import Channel, Pattern
 
 
+class Budget:
+    """What a pattern's sparsity means for masks of these sizes, checked before any training.
+
+    Raises:
+        UsageError: when the caps do not leave enough to prune.
+    """
+
+    def __init__(self, pattern: Pattern, sizes: Sequence[int], max_layer_sparsity: float) -> None:
+        if not 0 < max_layer_sparsity <= 1:
+            raise UsageError(f"max_layer_sparsity is {max_layer_sparsity}, it must lie in (0, 1]", where="Pruner")
+        self.pattern = pattern
+        if isinstance(pattern, Channel):
+            self.caps = channel_caps(sizes, max_layer_sparsity, pattern.align)
+        else:
+            self.caps = weight_caps(sizes, max_layer_sparsity)
+        asked, most, size = round(pattern.sparsity * sum(sizes)), sum(self.caps), sum(sizes)
+        if asked > most:
+            unit = "channels" if isinstance(pattern, Channel) else "weights"
+            raise UsageError(
+                f"sparsity {pattern.sparsity} cannot be reached: {asked} of {size} {unit} would have to go, "
+                f"at most {most} can",
+                where="pruning.sparsity",
+                hint=f"ask for at most {math.floor(1000 * most / size) / 1000}, or raise max_layer_sparsity, "
+                "or lower align",
+            )
+
+    def counts(self, scores: Sequence[Tensor]) -> list[int]:
+        """Return how many weights or channels each mask prunes in the end."""
+        if isinstance(self.pattern, Channel):
+            return channel_counts(scores, self.pattern.sparsity, self.caps, self.pattern.align)
+        return weight_counts(scores, self.pattern.sparsity, self.caps)
+
+
 def weight_counts(scores: Sequence[Tensor], sparsity: float, caps: Sequence[int]) -> list[int]:
     """Return the weights to prune per layer; their sum is ``round(sparsity * n)``.
 
@@ -51,18 +84,6 @@ def channel_caps(widths: Sequence[int], max_layer_sparsity: float, align: int) -
         least = max(1, width - math.floor(width * max_layer_sparsity))
         caps.append(width - min(width, math.ceil(least / align) * align))
     return caps
-
-
-def check_reachable(pattern: Pattern, sizes: Sequence[int], caps: Sequence[int]) -> None:
-    """Raise UsageError when the caps do not leave enough to prune, before any training."""
-    sparsity, unit = pattern.sparsity, "channels" if isinstance(pattern, Channel) else "weights"
-    asked, most, size = round(sparsity * sum(sizes)), sum(caps), sum(sizes)
-    if asked > most:
-        raise UsageError(
-            f"sparsity {sparsity} cannot be reached: {asked} of {size} {unit} would have to go, at most {most} can",
-            where="pruning.sparsity",
-            hint=f"ask for at most {math.floor(1000 * most / size) / 1000}, raise max_layer_sparsity, or lower align",
-        )
 
 
 def _global_counts(scores: Sequence[Tensor], total: int, caps: Sequence[int]) -> list[int]:

@@ -15,7 +15,7 @@ from torch.nn.utils import parametrize
 
 from pdp_export.errors import TrainingStoppedError, UsageError
 from pdp_export.pruning.schedule import Temperature
-from pdp_export.pruning.soft_mask import soft_gate, soft_mask, soft_product
+from pdp_export.pruning.soft_mask import soft_mask, soft_product
 from pdp_export.pruning.threshold import keep_mask, midpoint
 
 
@@ -158,13 +158,22 @@ class ChannelMask(Mask):
 
     The BatchNorm behind a filter undoes any scaling of it, so the gate also scales BatchNorm's
     weight and bias: only then does the soft channel fade, and the hardened one is exactly zero.
+
+    With a clipped gain the gate is constant in the backward pass: each parameter gets m times its
+    gradient, and nothing flows into the scores. Behind a BatchNorm nothing else acts on a filter's
+    norm, so a gradient through the gate gathers the norms at the threshold, where half a channel
+    is lost on hardening (measured: 0.978 soft, 0.24 hard; constant 0.982 soft, 0.981 hard).
+    Without a clip (preset "paper") autograd differentiates the gate.
     """
+
+    gate: Tensor
 
     def __init__(
         self, name: str, size: int, filters: Sequence[Place], followers: Sequence[Place], gain: float | None
     ) -> None:
         super().__init__(name, size, [*filters, *followers], gain)
         self.filters = [place.parameter for place in filters]
+        self.register_buffer("gate", torch.ones(size, device=self.filters[0].device), persistent=False)
 
     def scores(self) -> Tensor:
         """Return the rms norm of each channel's filter, averaged over the group's filters, (channels,)."""
@@ -187,5 +196,11 @@ class ChannelMask(Mask):
         """Return the parameter with each channel scaled by its gate."""
         if not self.pruned:
             return parameter
-        gate = soft_gate(self.scores(), self.threshold, self.tau, self.gain)
+        gate = self.gate if self.gain is not None else soft_mask(self.scores(), self.threshold, self.tau)
         return parameter * self.keep_for(gate, parameter).to(parameter.dtype)
+
+    @torch.no_grad()
+    def refresh(self, pruned: int, temperature: Temperature, kappa: float) -> None:
+        """Set ratio, threshold, temperature and gate from the present filters."""
+        super().refresh(pruned, temperature, kappa)
+        self.gate.copy_(self.soft())

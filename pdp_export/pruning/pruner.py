@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from pdp_export.errors import FileError, UsageError
-from pdp_export.pruning.allocation import channel_caps, channel_counts, check_reachable, weight_caps, weight_counts
+from pdp_export.pruning.allocation import Budget
 from pdp_export.pruning.hardening import harden_masks
 from pdp_export.pruning.masks import Mask
 from pdp_export.pruning.patterns import Channel, Pattern, Unstructured, make_pattern
@@ -22,7 +22,7 @@ from pdp_export.pruning.roles import first_and_last
 from pdp_export.pruning.schedule import Schedule
 from pdp_export.pruning.schedule import preset as named_preset
 from pdp_export.pruning.selection import Rules, absorbing_weights, channel_masks, find_places, weight_masks
-from pdp_export.pruning.statistics import mask_statistics, softness_warnings
+from pdp_export.pruning.statistics import mask_statistics, warnings_from
 from pdp_export.results import Skipped
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class Pruner:
         rules.check(model)
         self.masks, skipped = self._select(rules, example_inputs, dynamic)
         self.skipped: tuple[Skipped, ...] = tuple(skipped)
-        self._caps = self._check_target()
+        self.budget = self._budget()
         for mask in self.masks:
             mask.attach()
 
@@ -167,6 +167,10 @@ class Pruner:
             rows.append(row)
         return rows
 
+    def warnings(self) -> list[str]:
+        """Return what is dangerous about the present masks: softness, and unclipped gradients."""
+        return warnings_from([mask_statistics(mask)[0] for mask in self.masks])
+
     def identity(self) -> str:
         """Return a text that differs between pruners whose states must not be mixed up."""
         names = [(mask.name, mask.size) for mask in self.masks]
@@ -182,9 +186,9 @@ class Pruner:
                 "pruned": {mask.name: mask.pruned for mask in self.masks},
             },
             "tensors": {
-                f"{mask.name}.{kind}": getattr(mask, kind).detach().clone()
+                f"{mask.name}.{kind}": buffer.detach().clone()
                 for mask in self.masks
-                for kind in ("threshold", "tau")
+                for kind, buffer in mask.named_buffers()
             },
         }
 
@@ -200,8 +204,8 @@ class Pruner:
         self.progress, self._steps = meta["progress"], meta["steps"]
         for mask in self.masks:
             mask.target, mask.pruned = meta["targets"][mask.name], meta["pruned"][mask.name]
-            mask.threshold.copy_(tensors[f"{mask.name}.threshold"])
-            mask.tau.copy_(tensors[f"{mask.name}.tau"])
+            for kind, buffer in mask.named_buffers():
+                buffer.copy_(tensors[f"{mask.name}.{kind}"])
 
     def _select(
         self,
@@ -230,7 +234,7 @@ class Pruner:
 
         return channel_masks(channel_groups(program), places, rules, self.pattern.align, gain)
 
-    def _check_target(self) -> list[int]:
+    def _budget(self) -> Budget:
         if not self.masks:
             reasons = sorted({item.reason for item in self.skipped})
             raise UsageError(
@@ -238,13 +242,7 @@ class Pruner:
                 where=f"pattern {type(self.pattern).__name__}",
                 hint="relax ignore, prune_first, prune_last or prune_depthwise",
             )
-        sizes = [mask.size for mask in self.masks]
-        if isinstance(self.pattern, Channel):
-            caps = channel_caps(sizes, self.max_layer_sparsity, self.pattern.align)
-        else:
-            caps = weight_caps(sizes, self.max_layer_sparsity)
-        check_reachable(self.pattern, sizes, caps)
-        return caps
+        return Budget(self.pattern, [mask.size for mask in self.masks], self.max_layer_sparsity)
 
     @torch.no_grad()
     def _allocate(self) -> None:
@@ -253,28 +251,23 @@ class Pruner:
             return
         for mask in self.masks:
             mask.check_finite()
-        scores = [mask.scores() for mask in self.masks]
-        if isinstance(self.pattern, Channel):
-            counts = channel_counts(scores, self.pattern.sparsity, self._caps, self.pattern.align)
-        else:
-            counts = weight_counts(scores, self.pattern.sparsity, self._caps)
+        counts = self.budget.counts([mask.scores() for mask in self.masks])
         for mask, count in zip(self.masks, counts, strict=True):
             mask.target = count
 
     def _complete(self) -> list[str]:
         """Bring every mask to its final ratio; return the warnings."""
-        warnings = []
         share = self.schedule.share(self.progress)
-        if share < 1:
-            warnings.append(
-                f"hardened at {100 * share:.0f} % of the ramp: {self.sparsity:.3f} was trained, "
-                f"{self.pattern.sparsity} is deployed; train on to progress {self.schedule.ramp_end}"
-            )
+        unfinished = (
+            f"hardened at {100 * share:.0f} % of the ramp: {self.sparsity:.3f} was trained, "
+            f"{self.pattern.sparsity} is deployed; train on to progress {self.schedule.ramp_end}"
+        )
         self._allocate()
         kappa = self.temperature.kappa(self.progress, self.schedule.warmup)
         for mask in self.masks:
+            mask.check_attached()
             mask.refresh(mask.target or 0, self.temperature, kappa)
-        return warnings if share < 1 else [*warnings, *softness_warnings(self.masks)]
+        return [unfinished] if share < 1 else self.warnings()
 
     def _progress(self, progress: float | None) -> float:
         if progress is None:

@@ -9,10 +9,11 @@ class MaskStatistics(Record):
     """The state of one mask.
 
     `asked` and `current` are shares of `size` (weights or channels). `threshold` is t in units of
-    the weights; `sharpness` is t^2 / tau (under 100 the mask is still soft); `fuzzy` is the share
-    with 0.05 < m < 0.95; `gain` is the largest derivative at the boundary before any clip,
-    1/2 + t^2 / (2 tau); `churn` is the share of kept-or-pruned decisions that changed since
-    statistics were last taken (None the first time).
+    the scores. `sharpness` is t^2 / tau for weights and std(s^2) / tau for channels; under 100 the
+    mask is still soft. `fuzzy` is the share with 0.05 < m < 0.95. `gain` is the largest derivative
+    at the boundary before any clip, 1/2 + t^2 / (2 tau), and `clip` its limit (None: no clip).
+    `churn` is the share of kept-or-pruned decisions that changed since statistics were last taken
+    (None the first time).
     """
 
     name: str
@@ -23,6 +24,7 @@ class MaskStatistics(Record):
     threshold: float
     sharpness: float
     gain: float
+    clip: float | None
     fuzzy: float
     churn: float | None
 

@@ -56,37 +56,6 @@ class SoftProduct(torch.autograd.Function):
         return gradient * product_gradient(exact, mask, tau, ctx.gain).to(gradient.dtype), None, None, None
 
 
-class SoftGate(torch.autograd.Function):
-    """``m(s)`` for channel scores s >= 0, shape (channels,), whose gradient honours the same clip.
-
-    Multiplying a filter by its gate gives, along the filter's own direction, the gradient of
-    `SoftProduct`: ``ds m/ds = m + s dm/ds <= gain``, hence ``dm/ds = (clip(...) - m) / s``.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, scores: Tensor, threshold: Tensor, tau: Tensor, gain: float | None) -> Tensor:
-        """Return the gate in float32."""
-        exact = scores.detach().float()
-        mask = soft_mask(exact, threshold, tau)
-        ctx.save_for_backward(exact, mask, tau)
-        ctx.gain = gain
-        return mask
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        """Return the gradient with respect to the scores; zero where a score is zero."""
-        (gradient,) = gradients
-        exact, mask, tau = ctx.saved_tensors
-        rise = (product_gradient(exact, mask, tau, ctx.gain) - mask).clamp(min=0)
-        slope = torch.where(exact > 0, rise / exact, torch.zeros_like(exact))
-        return gradient * slope, None, None, None
-
-
 def soft_product(weight: Tensor, threshold: Tensor, tau: Tensor, gain: float | None = None) -> Tensor:
     """Return ``w * sigmoid((w^2 - t^2) / tau)`` with the gradient clipped at `gain` (None: not clipped)."""
     return SoftProduct.apply(weight, threshold, tau, gain)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def soft_gate(scores: Tensor, threshold: Tensor, tau: Tensor, gain: float | None = None) -> Tensor:
-    """Return ``sigmoid((s^2 - t^2) / tau)``, shape (channels,), with the clipped gradient."""
-    return SoftGate.apply(scores, threshold, tau, gain)  # type: ignore[no-any-return, no-untyped-call]

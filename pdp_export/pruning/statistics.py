@@ -11,40 +11,47 @@ from pdp_export.pruning.masks import Mask
 from pdp_export.pruning.records import MaskStatistics
 
 _HALF, _LOW, _HIGH = 0.5, 0.05, 0.95
-_SHARP = 100.0  # t^2 / tau under which hardening was seen to change the function
+_SHARP = 100.0  # under this sharpness hardening was seen to change the function
+_FUZZY = 0.1  # fuzzy weights beyond this share of the kept ones do the same
+_GAIN = 2.0  # unclipped, larger boundary gains threw weights off the threshold
 _NAMED = 3
 
 
-def sharpness(mask: Mask) -> float:
-    """Return t^2 / tau; 0 while nothing is pruned."""
-    return float(mask.threshold.square() / mask.tau) if mask.pruned else 0.0
-
-
 @torch.no_grad()
-def mask_statistics(mask: Mask, before: Tensor | None) -> tuple[MaskStatistics, Tensor]:
+def mask_statistics(mask: Mask, before: Tensor | None = None) -> tuple[MaskStatistics, Tensor]:
     """Return the state of a mask and its kept positions, to be passed as `before` next time."""
     soft = mask.soft()
     kept = soft >= _HALF
-    sharp = sharpness(mask)
+    active = mask.pruned > 0
     row = MaskStatistics(
         name=mask.name,
         parameters=mask.parameter_names,
         size=mask.size,
         asked=None if mask.target is None else mask.target / mask.size,
         current=mask.pruned / mask.size,
-        threshold=float(mask.threshold) if mask.pruned else 0.0,
-        sharpness=sharp,
-        gain=0.5 + sharp / 2,
+        threshold=float(mask.threshold) if active else 0.0,
+        sharpness=float(mask.scale(mask.scores()) / mask.tau) if active else 0.0,
+        gain=0.5 + float(mask.threshold.square() / mask.tau) / 2 if active else 1.0,
+        clip=mask.gain,
         fuzzy=float(((soft > _LOW) & (soft < _HIGH)).float().mean()),
         churn=None if before is None else float((kept != before).float().mean()),
     )
     return row, kept
 
 
-def softness_warnings(masks: Sequence[Mask]) -> list[str]:
-    """Return a warning that names the masks whose hardening changes the function."""
-    soft = [mask.name for mask in masks if mask.pruned and sharpness(mask) < _SHARP]
-    if not soft:
-        return []
-    names = ", ".join(soft[:_NAMED]) + (", ..." if len(soft) > _NAMED else "")
-    return [f"{len(soft)} masks are still soft (t^2/tau < {_SHARP:.0f}), so hardening changes the function: {names}"]
+def warnings_from(rows: Sequence[MaskStatistics]) -> list[str]:
+    """Return one warning per danger, naming the masks in it."""
+    active = [row for row in rows if row.current > 0]
+    soft = [row.name for row in active if row.sharpness < _SHARP or row.fuzzy > _FUZZY * (1 - row.current)]
+    steep = [row.name for row in active if row.clip is None and row.gain > _GAIN]
+    warnings = []
+    if soft:
+        warnings.append(f"{_named(soft)} still soft, so hardening may change the function: train longer or sharper")
+    if steep:
+        warnings.append(f"{_named(steep)} at a boundary gain over {_GAIN:g} without a clip: training may be unstable")
+    return warnings
+
+
+def _named(names: Sequence[str]) -> str:
+    word = "mask is" if len(names) == 1 else "masks are"
+    return f"{len(names)} {word} ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"

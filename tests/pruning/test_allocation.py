@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pdp_export.errors import UsageError
-from pdp_export.pruning.allocation import channel_caps, channel_counts, check_reachable, weight_caps, weight_counts
+from pdp_export.pruning.allocation import Budget, channel_caps, channel_counts, weight_caps, weight_counts
 from pdp_export.pruning.patterns import Channel, Unstructured
 
 layers = st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=40), min_size=1, max_size=5)
@@ -22,9 +22,9 @@ def test_weights_meet_the_budget_exactly_within_the_caps(layers, sparsity, most)
     caps = weight_caps(sizes, most)
     if round(sparsity * sum(sizes)) > sum(caps):
         with pytest.raises(UsageError, match="cannot be reached"):
-            check_reachable(Unstructured(sparsity), sizes, caps)
+            Budget(Unstructured(sparsity), sizes, most)
         return
-    check_reachable(Unstructured(sparsity), sizes, caps)
+    Budget(Unstructured(sparsity), sizes, most)
     counts = weight_counts(scores, sparsity, caps)
     assert sum(counts) == round(sparsity * sum(sizes))
     assert all(0 <= count <= cap < size for count, cap, size in zip(counts, caps, sizes, strict=True))
@@ -56,7 +56,7 @@ def test_channels_are_kept_in_blocks_and_never_all_pruned(widths, sparsity, alig
     caps = channel_caps(widths, 0.98, align)
     if round(sparsity * sum(widths)) > sum(caps):
         with pytest.raises(UsageError, match="channels"):
-            check_reachable(Channel(sparsity, align=align), widths, caps)
+            Budget(Channel(sparsity, align=align), widths, 0.98)
         return
     scores = [torch.rand(width, generator=generator) + 0.01 for width in widths]
     counts = channel_counts(scores, sparsity, caps, align)
@@ -77,5 +77,5 @@ def test_channel_scores_are_compared_on_one_scale():
 def test_unreachable_budget_says_what_can_be_reached():
     """The message must carry the number to ask for instead, before any training."""
     with pytest.raises(UsageError, match="at most 180 can") as caught:
-        check_reachable(Unstructured(0.95), [100, 100], weight_caps([100, 100], 0.9))
+        Budget(Unstructured(0.95), [100, 100], 0.9)
     assert "0.9" in str(caught.value.hint)

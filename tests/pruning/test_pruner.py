@@ -182,9 +182,19 @@ def test_soft_paper_preset_warns_before_it_costs_accuracy():
     model = small_net()
     pruner = Pruner(model, Unstructured(0.5), preset="paper", temperature=1.0)
     run(model, pruner)
+    assert pruner.warnings() != []
     report = pruner.harden()
-    assert any("soft" in warning for warning in report.warnings)
+    assert any("still soft" in warning for warning in report.warnings)
     assert report.gap > 0.4
+
+
+def test_boundary_gain_of_the_paper_preset_warns():
+    """A tiny constant temperature multiplies the learning rate at the threshold by thousands."""
+    model = small_net()
+    pruner = Pruner(model, Unstructured(0.5), preset="paper", temperature=1e-6)
+    pruner.step(1.0)
+    assert any("gain" in warning for warning in pruner.warnings())
+    assert Pruner(small_net(), Unstructured(0.5)).warnings() == []
 
 
 def test_mask_is_recomputed_from_the_final_weights():
@@ -194,7 +204,7 @@ def test_mask_is_recomputed_from_the_final_weights():
     pruner.step(1.0)
     with torch.no_grad():
         model[3].parametrizations.weight.original.copy_(torch.randn(16, 8, 3, 3))
-    raw = model[3].parametrizations.weight.original.clone()
+    raw = model[3].parametrizations.weight.original.detach().clone()
     pruner.harden()
     dead = model[3].weight == 0
     assert float(raw[dead].abs().max()) < float(raw[~dead].abs().min())

@@ -36,7 +36,7 @@ def test_default_temperature_anneals_from_soft_to_hard():
     assert temperature.kappa(0.1, warmup=0.1) == pytest.approx(1.0)
     assert temperature.kappa(0.95, warmup=0.1) == pytest.approx(1e-3)
     assert temperature.kappa(1.0, warmup=0.1) == pytest.approx(1e-3)
-    assert float(temperature.tau(torch.tensor(0.5), 0.1)) == pytest.approx(0.025)
+    assert float(temperature.tau(torch.tensor(0.25), 0.1)) == pytest.approx(0.025)
     assert float(temperature.tau(torch.tensor(0.0), 0.1)) > 0
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pdp_export.pruning.soft_mask import TINY, soft_gate, soft_mask, soft_product
+from pdp_export.pruning.soft_mask import TINY, soft_mask, soft_product
 
 magnitudes = st.floats(min_value=1e-3, max_value=2.0)
 
@@ -88,20 +88,3 @@ def test_half_precision_weights_are_squared_in_float32(dtype):
     masked.sum().backward()
     assert weight.grad is not None
     assert weight.grad.dtype is dtype
-
-
-@given(score=magnitudes, gain=st.sampled_from([None, 1.0, 2.0]))
-def test_gate_times_score_has_the_gradient_of_the_weight_mask(score, gain):
-    """A channel of one weight must learn exactly as that weight does under the unstructured mask."""
-    threshold, tau = torch.tensor(0.7), torch.tensor(0.1)
-    scores = torch.tensor([score], requires_grad=True)
-    (scores * soft_gate(scores, threshold, tau, gain)).sum().backward()
-    assert scores.grad is not None
-    torch.testing.assert_close(scores.grad, gradient(torch.tensor([score]), 0.7, 0.1, gain), rtol=1e-4, atol=1e-6)
-
-
-def test_gate_of_a_zero_filter_has_no_gradient():
-    """0/0 in the gate's gradient would poison the whole group of a filter that is already zero."""
-    scores = torch.zeros(3, requires_grad=True)
-    soft_gate(scores, torch.tensor(0.5), torch.tensor(0.1), 1.0).sum().backward()
-    assert torch.equal(scores.grad, torch.zeros(3))
