@@ -157,7 +157,8 @@ def _padding(state: Constants, node: Node, channels: Channels) -> Vector:
 
 
 def _elementwise(state: Constants, node: Node, channels: Channels) -> Vector:
-    """Run the operator itself on the vectors; zero times anything is zero."""
+    """Run the operator itself on the vectors; zero times anything finite is zero."""
+    infinite = np.zeros(len(channels.slots), dtype=bool)
     live = np.zeros(len(channels.slots), dtype=bool)
     zero = np.zeros(len(channels.slots), dtype=bool)
 
@@ -165,14 +166,15 @@ def _elementwise(state: Constants, node: Node, channels: Channels) -> Vector:
         if not isinstance(item, Node):
             return item
         found = _operand(state, item, channels.axis - len(shape(node)), len(channels.slots))
-        np.logical_or(live, np.isnan(found), out=live)
+        np.logical_or(live, ~np.isfinite(found), out=live)
+        np.logical_or(infinite, np.isinf(found), out=infinite)
         np.logical_or(zero, found == 0, out=zero)
         return torch.from_numpy(np.nan_to_num(found))
 
     function = cast(Callable[..., Tensor], node.target)
     result = function(*map_aggregate(node.args, vector), **map_aggregate(node.kwargs, vector)).double().numpy()
     result = np.where(live, np.nan, result)
-    return np.where(zero, 0.0, result) if operator(node) is aten.mul else result
+    return np.where(zero & ~infinite, 0.0, result) if operator(node) is aten.mul else result
 
 
 def _operand(state: Constants, item: Node, axis: int, count: int) -> Vector:

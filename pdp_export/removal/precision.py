@@ -20,10 +20,10 @@ from pdp_export.graph.nodes import has_argument, is_tensor, replace_tensor, tens
 
 
 def widened(program: ExportedProgram) -> GraphModule:
-    """Return the program as an editable module that computes in float64; the program is left as it is."""
+    """Return the program as an editable module that computes in float64 on the CPU; the program is left as it is."""
     module = _copied(program.module(check_guards=False))
     for name in used_tensors(module):
-        replace_tensor(module, name, in_dtype(tensor_of(module, name).detach(), torch.float64))
+        replace_tensor(module, name, in_dtype(tensor_of(module, name).detach().cpu(), torch.float64))
     _retype(module, torch.float64)
     return module
 
@@ -54,9 +54,11 @@ def _copied(module: GraphModule) -> GraphModule:
 
 
 def _retype(module: GraphModule, dtype: torch.dtype) -> None:
-    """Let every node that names a floating dtype, or creates a floating tensor, use this one."""
+    """Let every node that names a floating dtype, or creates a floating tensor, use this one, on the CPU."""
 
     def substitute(item: Any) -> Any:
+        if isinstance(item, torch.device):
+            return torch.device("cpu")
         return dtype if isinstance(item, torch.dtype) and item.is_floating_point else item
 
     for node in module.graph.nodes:

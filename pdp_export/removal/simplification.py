@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -89,7 +89,7 @@ def _captured(
         if example_inputs is None:
             raise RemovalError("example_inputs are needed to capture a module", hint="pass a tuple of tensors")
         program = capture(model_or_program, example_inputs, dynamic)
-        return program, tuple(program.example_inputs[0]), dynamic or {}
+        return program, _on_cpu(program.example_inputs[0]), dynamic or {}
     program = model_or_program
     carried, keywords = program.example_inputs or ((), {})
     if keywords:
@@ -99,14 +99,21 @@ def _captured(
     inputs = example_inputs if example_inputs is not None else tuple(carried)
     if not inputs:
         raise RemovalError("the program carries no example inputs", hint="pass example_inputs")
-    return program, inputs, dynamic if dynamic is not None else dynamic_axes(program)
+    return program, _on_cpu(inputs), dynamic if dynamic is not None else dynamic_axes(program)
+
+
+def _on_cpu(inputs: Iterable[Tensor]) -> Inputs:
+    return tuple(value.detach().cpu() for value in inputs)
 
 
 def _require_finite(module: GraphModule) -> None:
-    """Raise on NaN and Inf: 0 x Inf is not 0, so nothing could be folded or dropped exactly."""
+    """Raise on NaN and Inf weights: 0 x Inf is not 0, so nothing could be folded or dropped exactly.
+
+    Buffers may hold them, as attention masks do.
+    """
     for name in used_tensors(module):
         tensor = tensor_of(module, name)
-        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+        if isinstance(tensor, nn.Parameter) and not bool(torch.isfinite(tensor).all()):
             count = int((~torch.isfinite(tensor)).sum())
             raise RemovalError(
                 f"{count} of {tensor.numel()} values are NaN or infinite; a zero beside them cannot be dropped exactly",

@@ -103,3 +103,10 @@ def test_modes_and_weights_are_left_alone() -> None:
     with pytest.raises(CaptureError):
         capture(nn.Sequential(model, Branching()), (torch.randn(2, 3, 8, 8),))
     assert (model.training, model.norm.training) == (True, False)
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(4, 6, batch_first=True), nn.GRU(4, 6, bidirectional=True)])
+def test_recurrent_layers_are_captured_without_warnings(layer: nn.Module) -> None:
+    """Torch warns about its own list of weights; with warnings as errors these layers could not be captured."""
+    x = torch.randn(2, 3, 4)
+    assert torch.allclose(capture(layer, (x,)).module()(x)[0], layer(x)[0], atol=1e-6)

@@ -41,6 +41,15 @@ class Function(nn.Module):
         return self.function(x)  # type: ignore[operator]
 
 
+class Scale(nn.Module):
+    def __init__(self, factors: list[float]) -> None:
+        super().__init__()
+        self.register_buffer("factors", torch.tensor(factors)[:, None, None])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * self.factors
+
+
 @pytest.mark.parametrize(
     ("tail", "expected"),
     [
@@ -49,6 +58,7 @@ class Function(nn.Module):
         (Function(lambda x: 3 * (x - 1)), [-3, 3, NAN]),
         (Function(lambda x: 1 / x), [NAN, 0.5, NAN]),
         (Function(lambda x: x * x.mean((2, 3), keepdim=True)), [0, 4, NAN]),
+        (Scale([float("inf"), 0.0, 0.0]), [NAN, 0, 0]),
         (Function(lambda x: x + x.flip(3)), [0, 4, NAN]),
         (Function(lambda x: torch.cat([x, -x], 1)), [0, 2, NAN, 0, -2, NAN]),
         (Function(lambda x: torch.cat([x, x + 1], 2)), [NAN, NAN, NAN]),

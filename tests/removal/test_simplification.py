@@ -130,7 +130,7 @@ def test_wrong_fold_is_caught_and_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(simplification, "fold_batch_norms", wrong)
     with pytest.raises(ProofError, match="folding BatchNorm") as error:
         simplify(model, (torch.randn(2, 3, 8, 8),))
-    assert error.value.where == "conv2d (aten.conv2d.default)"
+    assert error.value.where == "conv2d (aten.conv2d in 0)"
 
 
 def test_dense_model_keeps_its_weights() -> None:
