@@ -49,10 +49,12 @@ def _fold_constants(module: GraphModule, plan: Plan, reader: Reader) -> None:
     lines = weight.reshape(*weight.shape[:2], -1).sum(2)  # (C_out, C_in)
     shift = lines[:, torch.from_numpy(gone)] @ torch.from_numpy(reader.constants[gone])
     old = stored(module, argument(node, "bias"))
-    target = bias_name(name) if old is None else str(argument(node, "bias").target)
-    replace_tensor(module, target, shift if old is None else old.detach() + shift)
-    if old is None:
-        set_bias(module, node, target, shift)
+    if old is not None:
+        replace_tensor(module, str(argument(node, "bias").target), old.detach() + shift)
+    else:  # a new bias, which no use in the trace will slice
+        shift = shift[torch.from_numpy(plan.kept(reader.rows))]
+        replace_tensor(module, bias_name(name), shift)
+        set_bias(module, node, bias_name(name), shift)
 
 
 def _slice_tensors(module: GraphModule, plan: Plan) -> None:

@@ -32,6 +32,15 @@ def test_constant_after_arithmetic_folds_without_padding(check: Check) -> None:
     assert "last.bias" in removed.program.state_dict
 
 
+def test_new_bias_of_a_layer_that_loses_filters(check: Check) -> None:
+    """The bias made for a constant keeps the old width when its layer is pruned as well."""
+    model = nn.Sequential(Arithmetic(padding=0), nn.Conv2d(4, 3, 1))
+    kill(model[0].first, 2)
+    model[1].weight.data[:, 1] = 0
+    removed = check(model, torch.randn(2, 3, 8, 8))
+    assert removed.program.state_dict["0.last.bias"].shape == (3,)
+
+
 def test_constant_before_padding_is_kept(check: Check) -> None:
     """A constant folded into the bias is wrong at the border of a padded convolution."""
     model = Arithmetic(padding=1)
