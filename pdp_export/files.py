@@ -28,7 +28,7 @@ def atomic_path(final: Path) -> Iterator[Path]:
     Raises:
         FileError: when the disk is full, naming the room there was.
     """
-    temporary = final.with_name(f".{final.stem}.partial{final.suffix}")
+    temporary = partial_of(final)
     remove(temporary)
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -45,6 +45,11 @@ def atomic_path(final: Path) -> Iterator[Path]:
         if isinstance(error, Exception) and _is_disk_full(error, room):
             raise _disk_full(final, room + written) from error
         raise
+
+
+def partial_of(final: Path) -> Path:
+    """Return the temporary path that `atomic_path` uses for `final`; a kill may leave it behind."""
+    return final.with_name(f".{final.stem}.partial{final.suffix}")
 
 
 def write_text(final: Path, text: str) -> None:

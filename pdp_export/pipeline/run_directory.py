@@ -59,7 +59,8 @@ def opened(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> Iterat
         entries = _entries(folder)
         if entries and force:
             _refuse_to_delete(folder, recipe)
-            for item in entries:
+            # The manifest goes last: a --force that is killed leaves a run directory, not a stranger's folder.
+            for item in sorted(entries, key=lambda entry: entry.name == manifest.FILE_NAME):
                 files.remove(item)
         elif entries and not resume:
             raise RunDirectoryError(
@@ -101,8 +102,12 @@ def _refuse_strangers(folder: Path, recipe: Recipe) -> None:
 
 
 def _was_just_begun(entries: list[Path], recipe: Recipe) -> bool:
-    """Whether a run was killed before its manifest: only the very recipe we would write is there."""
-    return [item.name for item in entries] == [RECIPE] and entries[0].read_bytes() == recipe.effective_yaml().encode()
+    """Whether a run was killed before its manifest: only the very recipe we would write is there, or torn files."""
+    torn = {files.partial_of(Path(name)).name for name in (RECIPE, manifest.FILE_NAME)}
+    return all(
+        item.name in torn or (item.name == RECIPE and item.read_bytes() == recipe.effective_yaml().encode())
+        for item in entries
+    )
 
 
 def _refuse_to_delete(folder: Path, recipe: Recipe) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.pipeline import forks
+from tests.pipeline import doom, forks
 from tests.pipeline.forks import ROOT, Done
 
 HERE = Path(__file__).parent
@@ -66,13 +67,16 @@ def real_command(*arguments: Any, cwd: Path) -> subprocess.Popen[str]:
 
 @pytest.fixture(scope="session")
 def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
-    """The recipe's folder of a finished run (run directory ``out``), and what its command printed."""
+    """The folder of a finished run, and what its command printed.
+
+    It holds ``recipe.yaml``, the run directory ``out`` and ``events.json``, the number of events in each stage.
+    """
     folder = tmp_path_factory.mktemp("customer-place")
     recipe = write_recipe(folder)
-    command = real_command("prune-and-convert", "--recipe", recipe, "-o", folder / "out", "--json", cwd=folder)
-    out, err = command.communicate(timeout=forks.LIMIT_S)
-    assert command.returncode == 0, err
-    return folder, Done(command.returncode, out, err)
+    arguments = ("prune-and-convert", "--recipe", recipe, "-o", folder / "out", "--json")
+    done = command_line(folder, *arguments, before=(doom.count_events, folder / "out", folder / "events.json"))
+    assert done.code == 0, done.err
+    return folder, done
 
 
 @pytest.fixture(scope="session")
@@ -97,11 +101,16 @@ def cli(tmp_path: Path) -> CommandLine:
     """
 
     def call(*arguments: Any, before: tuple[Any, ...] = ()) -> Done:
-        out, err = tmp_path / ".stdout", tmp_path / ".stderr"
-        code = forks.run(_main, [str(item) for item in arguments], tmp_path, out, err, before, log=tmp_path / ".fork")
-        return Done(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
+        return command_line(tmp_path, *arguments, before=before)
 
     return call
+
+
+def command_line(folder: Path, *arguments: Any, before: tuple[Any, ...] = ()) -> Done:
+    """Run the command line in a fork, in the working directory `folder`."""
+    out, err, log = (folder / name for name in (".stdout", ".stderr", ".fork"))
+    code = forks.run(_main, [str(item) for item in arguments], folder, out, err, before, log=log)
+    return Done(code, out.read_text(encoding="utf-8"), err.read_text(encoding="utf-8"))
 
 
 def _main(arguments: list[str], folder: Path, out: Path, err: Path, before: tuple[Any, ...]) -> None:
@@ -115,4 +124,7 @@ def _main(arguments: list[str], folder: Path, out: Path, err: Path, before: tupl
     if before:
         before[0](*before[1:])
     sys.argv = ["pdp-export", *arguments]
-    main()
+    try:
+        main()
+    finally:
+        atexit._run_exitfuncs()

@@ -7,6 +7,7 @@ the middle of a conversion; then the child kills the run and must die with it.
 
 from __future__ import annotations
 
+import atexit
 import json
 import mmap
 import os
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pdp_export.cli.drawing import Drawing
 from pdp_export.pipeline import stages
 from pdp_export.pipeline.observer import Silent
 from pdp_export.results import StageResult
 
-MISSED = 99
+MISSED, FINISHED = 99, 98
 START = "start"
 _FILE_EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "shutil.rmtree"}
 
@@ -71,6 +73,12 @@ class Watch(Silent):
         del index, count
         self._enter(name)
 
+    def stage_skipped(self, index: int, count: int, name: str) -> None:
+        """End the process when there is nothing left to kill: the last kill came after the stage was recorded."""
+        del index, count
+        if name == self._moment_stage:
+            os._exit(FINISHED)
+
     def stage_done(self, index: int, count: int, result: StageResult) -> None:
         """End the process when the stage was survived."""
         del index, count, result
@@ -111,14 +119,45 @@ class Watch(Silent):
         os._exit(1)
 
 
-def run(recipe: Path, folder: Path, moment: Moment | None, notes: Path) -> None:
-    """Run, or go on with, the whole pipeline, and die at `moment`; without one, write down the events per stage."""
-    from torch.optim.optimizer import register_optimizer_step_post_hook
+class WatchedDrawing(Drawing):
+    """The command line's own observer, with a watch beside it."""
 
+    watch: Watch
+
+    def stage_started(self, index: int, count: int, name: str) -> None:
+        """Tell both."""
+        self.watch.stage_started(index, count, name)
+        super().stage_started(index, count, name)
+
+    def progress(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Tell both."""
+        self.watch.progress(what, done, total, note)
+        super().progress(what, done, total, note)
+
+
+def run(recipe: Path, folder: Path, moment: Moment | None, notes: Path, force: bool = False) -> None:
+    """Run, or go on with, the whole pipeline, and die at `moment`; without one, write down the events per stage."""
     from pdp_export.pipeline import api
+
+    watch = watched(folder, moment, notes)
+    api.prune_and_convert(recipe, folder, resume=not force, force=force, observer=watch)
+    watch.finish()
+
+
+def count_events(folder: Path, notes: Path) -> None:
+    """Prepare a process so that the command line writes down the events per stage of its run in `folder`."""
+    from pdp_export.cli import drawing
+
+    WatchedDrawing.watch = watched(folder, None, notes)
+    drawing.Drawing = WatchedDrawing  # type: ignore[misc]
+    atexit.register(WatchedDrawing.watch.finish)
+
+
+def watched(folder: Path, moment: Moment | None, notes: Path) -> Watch:
+    """Return a watch that receives every event of this process."""
+    from torch.optim.optimizer import register_optimizer_step_post_hook
 
     watch = Watch(folder, moment, notes)
     sys.addaudithook(watch.audit)
     register_optimizer_step_post_hook(lambda *_: watch.event("optimizer step"))
-    api.prune_and_convert(recipe, folder, resume=True, observer=watch)
-    watch.finish()
+    return watch

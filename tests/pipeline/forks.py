@@ -65,7 +65,8 @@ def run(function: Callable[..., None], *arguments: Any, log: Path) -> int:
 def _child(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
     from tests.pipeline import warm
 
-    assert warm.SERVER != os.getpid(), "the fork server did not import tests.pipeline.warm"
+    assert os.getpid() != warm.SERVER, "the fork server did not import tests.pipeline.warm"
+    multiprocessing.set_start_method("fork", force=True)  # as in a fresh process, not as in a child of the server
     signal.signal(signal.SIGINT, signal.default_int_handler)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream in (1, 2):

@@ -26,27 +26,25 @@ class Victim:
         self.run, self.notes, self._log = folder / "run", folder / "notes", folder / "log"
         self._recipe, self._reference, self._folder = write_recipe(folder / "work"), reference, folder
         self._random = Random(seed)
-        self._counts = self._count_events()
-
-    def _count_events(self) -> dict[str, int]:
-        """Return the events per stage of an uninterrupted run, which must end like the one of the command line."""
-        calm = self._folder / "calm"
-        assert forks.run(doom.run, self._recipe, calm, None, self.notes, log=self._log) == 0, self._log.read_text()
-        assert fingerprint(calm) == fingerprint(self._reference)
-        counts: dict[str, int] = json.loads(self.notes.read_text(encoding="utf-8"))
-        return counts
+        self.deaths: list[str] = []
+        self._counts: dict[str, int] = json.loads((reference.parent / "events.json").read_text(encoding="utf-8"))
 
     def random_moment(self, stage: str) -> Moment:
         return Moment(stage, "event", self._random.randrange(self._counts[stage]))
 
     def die(self, moment: Moment) -> None:
-        """Go on until `moment`; where a stage went on from a checkpoint and is too short for it, die earlier."""
+        """Go on until `moment`; where a stage went on from a checkpoint and is too short for it, die earlier.
+
+        Nothing happens where the stage is finished, the last kill having come after its record.
+        """
         before = self._folder / "before"
         while True:
             shutil.rmtree(before, ignore_errors=True)
             if self.run.exists():
                 shutil.copytree(self.run, before)
-            code = forks.run(doom.run, self._recipe, self.run, moment, self.notes, log=self._log)
+            code = self.go(moment)
+            if code == doom.FINISHED:
+                return
             if code != doom.MISSED:
                 break
             assert moment.kind == "event", f"{moment} never came"
@@ -54,13 +52,18 @@ class Victim:
             if before.exists():
                 shutil.copytree(before, self.run)
             moment = Moment(moment.stage, "event", moment.number // 2)
-        assert code == -signal.SIGKILL, self._log.read_text()
-        pid, _, self.last = self.notes.read_text(encoding="utf-8").partition(" ")
-        assert _gone(int(pid)), f"a child outlived the run that was killed at {moment} ({self.last})"
+        assert code == -signal.SIGKILL, self._log.read_text(encoding="utf-8")
+        pid, _, what = self.notes.read_text(encoding="utf-8").partition(" ")
+        assert _gone(int(pid)), f"a child outlived the run that was killed at {moment} ({what})"
         assert_whole(self.run, self._reference)
+        self.deaths.append(f"{moment.stage}: {moment.kind} {moment.number} ({what})")
+
+    def go(self, moment: Moment | None, *, force: bool = False) -> int:
+        """Go on, or start over with `force`, and return the exit code."""
+        return forks.run(doom.run, self._recipe, self.run, moment, self.notes, force, log=self._log)
 
     def finish(self) -> None:
-        assert forks.run(doom.run, self._recipe, self.run, None, self.notes, log=self._log) == 0, self._log.read_text()
+        assert self.go(None) == 0, self._log.read_text(encoding="utf-8")
         assert fingerprint(self.run) == fingerprint(self._reference)
         assert_clean(self.run)
 
@@ -100,12 +103,32 @@ def test_killed_three_times_in_every_stage_and_around_every_rename(tmp_path: Pat
 
 
 def _kill_at(victim: Victim, moments: list[Moment], seed: int) -> None:
-    done = []
     try:
         for moment in moments:
             victim.die(moment)
-            done.append(f"{moment.stage}: {moment.kind} {moment.number} ({victim.last})")
         victim.finish()
-        print('\n'.join(done))
     except AssertionError as error:
-        raise AssertionError(f"PDP_KILL_SEED={seed}, killed so far:\n" + "\n".join(done) + f"\n{error}") from error
+        raise AssertionError(f"PDP_KILL_SEED={seed}, killed so far: {victim.deaths}\n{error}") from error
+    print("\n".join(victim.deaths))
+
+
+def test_killed_before_the_first_stage(tmp_path: Path, finished: Path):
+    """Pins a run directory that is taken for somebody else's because its first files were torn."""
+    events = json.loads((finished.parent / "events.json").read_text(encoding="utf-8"))[START]
+    for number in range(events):
+        victim = Victim(tmp_path / str(number), finished, seed=0)
+        victim.die(Moment(START, "event", number))
+        victim.die(Moment("check", "event", 0))
+
+
+def test_killed_while_starting_over(tmp_path: Path, finished: Path):
+    """Pins a half-deleted run that neither --force nor --resume accepts any more."""
+    victim = Victim(tmp_path, finished, seed=0)
+    for number in range(0, 200, 2):
+        shutil.rmtree(victim.run, ignore_errors=True)
+        shutil.copytree(finished, victim.run)
+        if victim.go(Moment(START, "event", number), force=True) == doom.MISSED:
+            break
+        # Accepted: either it works again from the first stage, or nothing was deleted yet.
+        assert victim.go(Moment("check", "event", 0)) in {-signal.SIGKILL, doom.FINISHED}, f"after event {number}"
+    assert number > 10, "a deletion of so many entries has more events"
