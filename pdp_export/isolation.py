@@ -55,7 +55,10 @@ def call(
         result_path = Path(folder) / "result.json"
         output_path = Path(folder) / "output.txt"
         # -P: a file of the working directory named like a library must not be imported in its place.
-        command = [sys.executable, "-P", "-m", "pdp_export.isolation", function, str(result_path), str(memory_bytes)]
+        command = [
+            sys.executable, "-P", "-m", "pdp_export.isolation",
+            function, str(result_path), str(memory_bytes), str(os.getpid()),
+        ]  # fmt: skip
         with output_path.open("wb") as output:
             child = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=output, stderr=subprocess.STDOUT, start_new_session=True
@@ -119,16 +122,18 @@ def _limit_memory(limit: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _die_with_parent() -> None:
+def _die_with_parent(parent: int) -> None:
     if sys.platform == "linux":
         pr_set_pdeathsig = 1
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if os.getppid() != parent:  # It died before the signal was arranged.
+            sys.exit("the parent process is gone")
 
 
 def main(arguments: list[str]) -> None:
     """Entry of the child: read the payload, call the function, write the result atomically."""
-    reference, result_path, memory = arguments
-    _die_with_parent()
+    reference, result_path, memory, parent = arguments
+    _die_with_parent(int(parent))
     _limit_memory(int(memory))
     module, _, name = reference.partition(":")
     answer: dict[str, Any]

@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from random import Random, SystemRandom
@@ -132,3 +134,18 @@ def test_killed_while_starting_over(tmp_path: Path, finished: Path):
         # Accepted: either it works again from the first stage, or nothing was deleted yet.
         assert victim.go(Moment("check", "event", 0)) in {-signal.SIGKILL, doom.FINISHED}, f"after event {number}"
     assert number > 10, "a deletion of so many entries has more events"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the child's death with its parent is arranged by Linux")
+def test_a_child_whose_parent_died_at_its_start_does_nothing(tmp_path: Path):
+    """Pins an orphan that writes into a run directory in which somebody else is going on already."""
+    result = tmp_path / "result.json"
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    arguments = ("json:dumps", str(result), str(1 << 34), str(dead.pid))
+    child = subprocess.run(
+        [sys.executable, "-P", "-m", "pdp_export.isolation", *arguments],
+        input='{"obj": 1}', text=True, capture_output=True, check=False,
+    )  # fmt: skip
+    assert child.returncode == 1
+    assert not result.exists()
