@@ -13,8 +13,8 @@ from pdp_export.pruning.records import HardenedMask, HardenReport
 
 
 @torch.no_grad()
-def harden_masks(masks: Sequence[Mask], warnings: Sequence[str]) -> HardenReport:
-    """Write +0.0 over what each mask prunes, take the masks off, and report what was written.
+def harden_masks(masks: Sequence[Mask], warnings: Sequence[str], fold: bool) -> HardenReport:
+    """Write +0.0 over what each mask prunes, fold the soft mask into what is kept, take the masks off, and report what was written.
 
     Raises:
         ProofError: when the zeros in the weights are not the zeros asked for.
@@ -23,7 +23,7 @@ def harden_masks(masks: Sequence[Mask], warnings: Sequence[str]) -> HardenReport
     for mask in masks:
         mask.check_attached()
         mask.check_finite()
-    rows = [_harden(mask) for mask in masks]
+    rows = [_harden(mask, fold) for mask in masks]
     parameters = [parameter for mask in masks for parameter in mask.parameters_masked()]
     for mask in masks:
         mask.detach()
@@ -35,16 +35,16 @@ def harden_masks(masks: Sequence[Mask], warnings: Sequence[str]) -> HardenReport
     )
 
 
-def _harden(mask: Mask) -> HardenedMask:
+def _harden(mask: Mask, fold: bool) -> HardenedMask:
     soft = mask.soft()
-    keep = mask.harden()
+    keep, factor = mask.harden(fold)
     _prove(mask, keep)
     return HardenedMask(
         name=mask.name,
         parameters=mask.parameter_names,
         size=mask.size,
         pruned=mask.pruned,
-        gap=float((soft - keep.float()).abs().amax()) if mask.pruned else 0.0,
+        gap=float((soft - factor).abs().amax()) if mask.pruned else 0.0,
     )
 
 

@@ -145,15 +145,17 @@ class Pruner:
     def harden(self) -> HardenReport:
         """Write exact zeros and take the masks off; the model is an ordinary module again.
 
-        The mask is the one that the final weights give; kept weights keep their raw value. An
-        unfinished ramp is completed, with a warning.
+        The mask is the one that the final weights give, and kept weights become the softly masked
+        values that were trained. An unfinished ramp is completed, with a warning; as its masks
+        were never trained, kept weights then keep their raw values.
 
         Raises:
             ProofError: when the zeros written are not the zeros asked for.
         """
         self._check_live()
+        finished = self.schedule.share(self.progress) >= 1
         warnings = self._complete()
-        report = harden_masks(self.masks, warnings)
+        report = harden_masks(self.masks, warnings, fold=finished)
         self._hardened = True
         for warning in warnings:
             _log.warning(warning)

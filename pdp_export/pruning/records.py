@@ -9,7 +9,7 @@ class MaskStatistics(Record):
     """The state of one mask.
 
     `asked` and `current` are shares of `size` (weights or channels). `threshold` is t in units of
-    the scores. `sharpness` is t^2 / tau for weights and std(s^2) / tau for channels; under 100 the
+    the scores. `sharpness` is t^2 / tau for weights and std(s^2) / 10 tau for channels; under 100 the
     mask is still soft. `fuzzy` is the share with 0.05 < m < 0.95. `gain` is the largest derivative
     at the boundary before any clip, 1/2 + t^2 / (2 tau), and `clip` its limit (None: no clip).
     `churn` is the share of kept-or-pruned decisions that changed since statistics were last taken
@@ -32,8 +32,8 @@ class MaskStatistics(Record):
 class HardenedMask(Record):
     """One hardened mask: `pruned` of `size` weights or channels are exact zeros.
 
-    `gap` is the largest difference between the soft mask that was trained and the 0/1 mask that
-    is deployed, 0..0.5.
+    `gap` is the largest difference between the soft mask that was trained and the factor that is
+    deployed, 0..0.5: the largest soft value that was cut to zero.
     """
 
     name: str

@@ -50,8 +50,8 @@ class Schedule:
 class Temperature:
     """The temperature tau, and the clip of the gradient that goes with it.
 
-    Relative: tau = kappa * scale, where the scale is t^2 for weights and the standard deviation of
-    the squared scores for channels, so that a layer's size does not matter; kappa falls
+    Relative: tau = kappa * scale, where the scale is t^2 for weights and a tenth of the standard
+    deviation of the squared scores for channels, so that a layer's size does not matter; kappa falls
     geometrically from `start` to `end` between the end of warm-up and `until`. Otherwise
     tau = `start`, constant.
     """
