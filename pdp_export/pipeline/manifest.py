@@ -69,6 +69,10 @@ class Manifest(Record):
             update={"stages": {**self.stages, name: record}, "artifacts": tuple(artifacts) or self.artifacts}
         )
 
+    def without_stages(self, names: Sequence[str]) -> Manifest:
+        """Return a copy in which none of `names` is finished."""
+        return self.model_copy(update={"stages": {k: v for k, v in self.stages.items() if k not in names}})
+
 
 def write(manifest: Manifest, folder: Path) -> None:
     """Write manifest.json atomically."""

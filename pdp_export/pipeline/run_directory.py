@@ -34,9 +34,9 @@ class RunDirectory:
         """The log of this run, child processes included."""
         return self.folder / LOG
 
-    def checkpoints(self, stage: str, inputs: str) -> Path:
-        """Where a training stage with this input hash keeps its checkpoints until it is finished."""
-        return self.folder / "checkpoints" / f"{stage}-{inputs[:12]}"
+    def checkpoints(self, stage: str) -> Path:
+        """Where a training stage keeps its checkpoints until it is finished, in a folder per input hash."""
+        return self.folder / "checkpoints" / stage
 
     def relative(self, path: Path) -> str:
         """Return a path as it may travel: relative to the run directory."""

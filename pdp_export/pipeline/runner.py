@@ -62,24 +62,37 @@ def run_stages(context: Context, selection: Selection, command: str) -> Manifest
         InterruptedRunError: on Ctrl-C; what was finished is kept.
     """
     stages.check_order(STAGES)
-    book = _open_manifest(context, command)
+    book = _forget_forced(context, selection, _open_manifest(context, command))
     with _logging_to(context.run.log):
         for stage in selection.stages():
-            book = _run_one(context, stage, book, selection)
+            book = _run_one(context, stage, book)
     return book
 
 
-def _run_one(context: Context, stage: Stage, book: Manifest, selection: Selection) -> Manifest:
+def _forget_forced(context: Context, selection: Selection, book: Manifest) -> Manifest:
+    """Strike the stages that shall run again, so that an interrupted repetition is gone on with by ``--resume``."""
+    forced = [stage for stage in selection.stages() if selection.forced(stage)]
+    if selection.only is not None:
+        _require_needs(forced[0], book)
+    if not forced:
+        return book
+    book = book.without_stages([stage.name for stage in forced])
+    for stage in forced:
+        files.remove(context.run.checkpoints(stage.name))
+    manifest.write(book, context.run.folder)
+    return book
+
+
+def _run_one(context: Context, stage: Stage, book: Manifest) -> Manifest:
     index, count = stages.position(stage.name) + 1, len(STAGES)
     _require_needs(stage, book)
     inputs = input_hash(stage, context.recipe, book)
     folder = context.run.folder / stages.folder_of(stage)
-    if not selection.forced(stage) and is_finished(book, stage, inputs, folder):
+    if is_finished(book, stage, inputs, folder):
+        files.remove(context.run.checkpoints(stage.name))
         context.observer.stage_skipped(index, count, stage.name)
         return book
-    context.checkpoint_dir = context.run.checkpoints(stage.name, inputs)
-    if selection.forced(stage):
-        files.remove(context.checkpoint_dir)
+    context.checkpoint_dir = context.run.checkpoints(stage.name) / inputs[:12]
     context.observer.stage_started(index, count, stage.name)
     start = time.perf_counter()
     function = _load(stage)
@@ -108,7 +121,7 @@ def _run_one(context: Context, stage: Stage, book: Manifest, selection: Selectio
     )  # fmt: skip
     book = book.with_stage(stage.name, record, outcome.artifacts)
     manifest.write(book, context.run.folder)
-    files.remove(context.checkpoint_dir)
+    files.remove(context.run.checkpoints(stage.name))
     LOGGER.info("stage %s done in %.1f s: %s", stage.name, seconds, result.summary)
     context.observer.stage_done(index, count, result)
     return book

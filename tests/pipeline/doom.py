@@ -135,12 +135,16 @@ class WatchedDrawing(Drawing):
         super().progress(what, done, total, note)
 
 
-def run(recipe: Path, folder: Path, moment: Moment | None, notes: Path, force: bool = False) -> None:
+def run(
+    recipe: Path, folder: Path, moment: Moment | None, notes: Path, force: bool = False, from_stage: str | None = None
+) -> None:
     """Run, or go on with, the whole pipeline, and die at `moment`; without one, write down the events per stage."""
     from pdp_export.pipeline import api
+    from pdp_export.pipeline.runner import Selection
 
     watch = watched(folder, moment, notes)
-    api.prune_and_convert(recipe, folder, resume=not force, force=force, observer=watch)
+    selection = Selection(from_stage=from_stage)
+    api.prune_and_convert(recipe, folder, resume=not force, force=force, selection=selection, observer=watch)
     watch.finish()
 
 

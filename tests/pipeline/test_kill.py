@@ -29,10 +29,10 @@ class Victim:
         self._recipe, self._reference, self._folder = write_recipe(folder / "work"), reference, folder
         self._random = Random(seed)
         self.deaths: list[str] = []
-        self._counts: dict[str, int] = json.loads((reference.parent / "events.json").read_text(encoding="utf-8"))
+        self.counts: dict[str, int] = json.loads((reference.parent / "events.json").read_text(encoding="utf-8"))
 
     def random_moment(self, stage: str) -> Moment:
-        return Moment(stage, "event", self._random.randrange(self._counts[stage]))
+        return Moment(stage, "event", self._random.randrange(self.counts[stage]))
 
     def die(self, moment: Moment) -> None:
         """Go on until `moment`; where a stage went on from a checkpoint and is too short for it, die earlier.
@@ -60,9 +60,9 @@ class Victim:
         assert_whole(self.run, self._reference)
         self.deaths.append(f"{moment.stage}: {moment.kind} {moment.number} ({what})")
 
-    def go(self, moment: Moment | None, *, force: bool = False) -> int:
-        """Go on, or start over with `force`, and return the exit code."""
-        return forks.run(doom.run, self._recipe, self.run, moment, self.notes, force, log=self._log)
+    def go(self, moment: Moment | None, *, force: bool = False, from_stage: str | None = None) -> int:
+        """Go on, or start over (with `force`, or from a stage), and return the exit code."""
+        return forks.run(doom.run, self._recipe, self.run, moment, self.notes, force, from_stage, log=self._log)
 
     def finish(self) -> None:
         assert self.go(None) == 0, self._log.read_text(encoding="utf-8")
@@ -134,6 +134,28 @@ def test_killed_while_starting_over(tmp_path: Path, finished: Path):
         # Accepted: either it works again from the first stage, or nothing was deleted yet.
         assert victim.go(Moment("check", "event", 0)) in {-signal.SIGKILL, doom.FINISHED}, f"after event {number}"
     assert number > 10, "a deletion of so many entries has more events"
+
+
+def test_killed_while_cleaning_up_a_finished_stage(tmp_path: Path, finished: Path):
+    """Pins gigabytes of checkpoints that stay for ever because their stage is finished."""
+    victim = Victim(tmp_path, finished, seed=0)
+    victim.die(Moment("train-dense", "event", 0))
+    shutil.copytree(victim.run, tmp_path / "begun")
+    for number in range(victim.counts["train-dense"] - 6, victim.counts["train-dense"]):
+        shutil.rmtree(victim.run)
+        shutil.copytree(tmp_path / "begun", victim.run)
+        victim.die(Moment("train-dense", "event", number))
+        victim.die(Moment("prune", "event", 0))
+        assert list(victim.run.glob("checkpoints/train-dense*")) == [], f"after event {number}"
+
+
+def test_killed_while_repeating_a_stage(tmp_path: Path, finished: Path):
+    """Pins a --from-stage that is forgotten: --resume went on with the very output that was to be replaced."""
+    victim = Victim(tmp_path, finished, seed=0)
+    shutil.copytree(finished, victim.run)
+    assert victim.go(Moment("bench", "event", 1), from_stage="bench") == -signal.SIGKILL
+    victim.finish()
+    assert list(json.loads(victim.notes.read_text(encoding="utf-8"))) == [START, "bench", "report"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the child's death with its parent is arranged by Linux")
