@@ -65,7 +65,14 @@ def run_stages(context: Context, selection: Selection, command: str) -> Manifest
     book = _forget_forced(context, selection, _open_manifest(context, command))
     with _logging_to(context.run.log):
         for stage in selection.stages():
-            book = _run_one(context, stage, book)
+            try:
+                book = _run_one(context, stage, book)
+            except KeyboardInterrupt as error:
+                raise InterruptedRunError(
+                    f"interrupted in {_place(stage)}; everything finished so far is saved",
+                    where=context.run.folder.name,
+                    hint="go on with --resume",
+                ) from error
     return book
 
 
@@ -101,16 +108,9 @@ def _run_one(context: Context, stage: Stage, book: Manifest) -> Manifest:
             partial.mkdir()
             outcome = function(context, partial)
     except PdpExportError as error:
-        place = f"stage {index}/{count} {stage.name}"
-        error.where = f"{place}: {error.where}" if error.where else place
-        LOGGER.exception("%s failed", place)
+        error.where = f"{_place(stage)}: {error.where}" if error.where else _place(stage)
+        LOGGER.exception("%s failed", _place(stage))
         raise
-    except KeyboardInterrupt as error:
-        raise InterruptedRunError(
-            f"interrupted in stage {index}/{count} {stage.name}; everything finished so far is saved",
-            where=context.run.folder.name,
-            hint="go on with --resume",
-        ) from error
     seconds = round(time.perf_counter() - start, 3)
     result = StageResult(
         name=stage.name, seconds=seconds, summary=outcome.summary, figures=outcome.figures, warnings=outcome.warnings
@@ -125,6 +125,10 @@ def _run_one(context: Context, stage: Stage, book: Manifest) -> Manifest:
     LOGGER.info("stage %s done in %.1f s: %s", stage.name, seconds, result.summary)
     context.observer.stage_done(index, count, result)
     return book
+
+
+def _place(stage: Stage) -> str:
+    return f"stage {stages.position(stage.name) + 1}/{len(STAGES)} {stage.name}"
 
 
 def is_finished(book: Manifest, stage: Stage, inputs: str, folder: Path) -> bool:

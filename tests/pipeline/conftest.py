@@ -55,12 +55,12 @@ def write_recipe(folder: Path, changes: Mapping[str, Any] | None = None, *, task
     return path
 
 
-def real_command(*arguments: Any, cwd: Path) -> subprocess.Popen[str]:
+def real_command(*arguments: Any, cwd: Path, **variables: str) -> subprocess.Popen[str]:
     """Start ``python -m pdp_export`` as a user would."""
     environment = {key: value for key, value in os.environ.items() if key not in {"CI", "OMP_NUM_THREADS"}}
     return subprocess.Popen(
         [sys.executable, "-m", "pdp_export", *map(str, arguments)],
-        cwd=cwd, env=environment | {"PYTHONPATH": str(ROOT)}, text=True,
+        cwd=cwd, env=environment | {"PYTHONPATH": str(ROOT)} | variables, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
 
@@ -74,7 +74,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Done]:
     folder = tmp_path_factory.mktemp("customer-place")
     recipe = write_recipe(folder)
     arguments = ("prune-and-convert", "--recipe", recipe, "-o", folder / "out", "--json")
-    done = command_line(folder, *arguments, before=(doom.count_events, folder / "out", folder / "events.json"))
+    done = command_line(folder, *arguments, before=(doom.watch_command, folder / "out", None, folder / "events.json"))
     assert done.code == 0, done.err
     return folder, done
 

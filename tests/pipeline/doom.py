@@ -35,6 +35,7 @@ class Moment:
     stage: str
     kind: Literal["event", "before rename", "after rename"]
     number: int = 0
+    signal: int = signal.SIGKILL
 
 
 class Watch(Silent):
@@ -112,11 +113,13 @@ class Watch(Silent):
         self._renamed = self._moment.kind == "after rename"
 
     def _die(self, what: str) -> None:
-        self._renamed, self._moment = False, None
+        assert self._moment
+        number, self._renamed, self._moment = self._moment.signal, False, None
         self._notes.write_text(f"{os.getpid()} {what}", encoding="utf-8")
-        os.kill(self._root, signal.SIGKILL)
-        time.sleep(60)  # Only a child comes here; it must not outlive the run.
-        os._exit(1)
+        os.kill(self._root, number)
+        if os.getpid() != self._root:
+            time.sleep(60)  # A child must not outlive the run.
+            os._exit(1)
 
 
 class WatchedDrawing(Drawing):
@@ -128,6 +131,16 @@ class WatchedDrawing(Drawing):
         """Tell both."""
         self.watch.stage_started(index, count, name)
         super().stage_started(index, count, name)
+
+    def stage_skipped(self, index: int, count: int, name: str) -> None:
+        """Tell both."""
+        self.watch.stage_skipped(index, count, name)
+        super().stage_skipped(index, count, name)
+
+    def stage_done(self, index: int, count: int, result: StageResult) -> None:
+        """Tell both."""
+        self.watch.stage_done(index, count, result)
+        super().stage_done(index, count, result)
 
     def progress(self, what: str, done: int, total: int, note: str = "") -> None:
         """Tell both."""
@@ -148,13 +161,14 @@ def run(
     watch.finish()
 
 
-def count_events(folder: Path, notes: Path) -> None:
-    """Prepare a process so that the command line writes down the events per stage of its run in `folder`."""
+def watch_command(folder: Path, moment: Moment | None, notes: Path) -> None:
+    """Prepare a process so that its command line dies at `moment`, or writes down the events per stage."""
     from pdp_export.cli import drawing
 
-    WatchedDrawing.watch = watched(folder, None, notes)
+    WatchedDrawing.watch = watched(folder, moment, notes)
     drawing.Drawing = WatchedDrawing  # type: ignore[misc]
-    atexit.register(WatchedDrawing.watch.finish)
+    if moment is None:
+        atexit.register(WatchedDrawing.watch.finish)
 
 
 def watched(folder: Path, moment: Moment | None, notes: Path) -> Watch:

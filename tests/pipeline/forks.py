@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,6 +61,19 @@ def run(function: Callable[..., None], *arguments: Any, log: Path) -> int:
         process.kill()
         raise TimeoutError(f"still running after {LIMIT_S} s:\n{log.read_text(encoding='utf-8')}")
     return process.exitcode
+
+
+def gone(pid: int) -> bool:
+    """Wait some seconds for a process to end; return whether it did (a zombie has ended)."""
+    for _ in range(100):
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        if state == "Z":
+            return True
+        time.sleep(0.05)
+    return False
 
 
 def _child(log: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:

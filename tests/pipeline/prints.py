@@ -21,6 +21,12 @@ def fingerprint(run: Path) -> dict[str, str]:
     return {name: files.sha256(run / name) for name in _FILES} | {name: _tensors(run / name) for name in _PROGRAMS}
 
 
+def events_of(reference: Path) -> dict[str, int]:
+    """Return how many events each stage of the finished run in the folder `reference` had."""
+    counts: dict[str, int] = json.loads((reference / "events.json").read_text(encoding="utf-8"))
+    return counts
+
+
 def assert_clean(run: Path) -> None:
     """Fail on anything that an interrupted run may leave behind and a finished one may not."""
     left = [path.relative_to(run).as_posix() for path in run.rglob("*") if ".partial" in path.name]

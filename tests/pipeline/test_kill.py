@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from random import Random, SystemRandom
 
@@ -18,7 +17,7 @@ from pdp_export.pipeline.stages import NAMES
 from tests.pipeline import doom, forks
 from tests.pipeline.conftest import write_recipe
 from tests.pipeline.doom import START, Moment
-from tests.pipeline.prints import assert_clean, assert_whole, fingerprint
+from tests.pipeline.prints import assert_clean, assert_whole, events_of, fingerprint
 
 
 class Victim:
@@ -29,7 +28,7 @@ class Victim:
         self._recipe, self._reference, self._folder = write_recipe(folder / "work"), reference, folder
         self._random = Random(seed)
         self.deaths: list[str] = []
-        self.counts: dict[str, int] = json.loads((reference.parent / "events.json").read_text(encoding="utf-8"))
+        self.counts = events_of(reference.parent)
 
     def random_moment(self, stage: str) -> Moment:
         return Moment(stage, "event", self._random.randrange(self.counts[stage]))
@@ -56,7 +55,7 @@ class Victim:
             moment = Moment(moment.stage, "event", moment.number // 2)
         assert code == -signal.SIGKILL, self._log.read_text(encoding="utf-8")
         pid, _, what = self.notes.read_text(encoding="utf-8").partition(" ")
-        assert _gone(int(pid)), f"a child outlived the run that was killed at {moment} ({what})"
+        assert forks.gone(int(pid)), f"a child outlived the run that was killed at {moment} ({what})"
         assert_whole(self.run, self._reference)
         self.deaths.append(f"{moment.stage}: {moment.kind} {moment.number} ({what})")
 
@@ -68,18 +67,6 @@ class Victim:
         assert self.go(None) == 0, self._log.read_text(encoding="utf-8")
         assert fingerprint(self.run) == fingerprint(self._reference)
         assert_clean(self.run)
-
-
-def _gone(pid: int) -> bool:
-    for _ in range(100):
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0]
-        except FileNotFoundError:
-            return True
-        if state == "Z":
-            return True
-        time.sleep(0.05)
-    return False
 
 
 def test_killed_once_in_every_stage_and_around_renames(tmp_path: Path, finished: Path):
@@ -116,8 +103,7 @@ def _kill_at(victim: Victim, moments: list[Moment], seed: int) -> None:
 
 def test_killed_before_the_first_stage(tmp_path: Path, finished: Path):
     """Pins a run directory that is taken for somebody else's because its first files were torn."""
-    events = json.loads((finished.parent / "events.json").read_text(encoding="utf-8"))[START]
-    for number in range(events):
+    for number in range(events_of(finished.parent)[START]):
         victim = Victim(tmp_path / str(number), finished, seed=0)
         victim.die(Moment(START, "event", number))
         victim.die(Moment("check", "event", 0))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import OrderedDict
 
 import numpy as np
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 CLASSES = 4
+PAUSE_S = float(os.environ.get("TINY_PAUSE_S", "0"))  # per sample, for tests that must hit a run in training
 
 
 def build() -> nn.Module:
@@ -21,10 +24,10 @@ def build() -> nn.Module:
         body=nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
         body_norm=nn.BatchNorm2d(32),
         body_act=nn.ReLU(),
-        pool=nn.AdaptiveAvgPool2d(1),
+        pool=nn.AdaptiveAvgPool2d(2),
         flat=nn.Flatten(),
         drop=nn.Dropout(0.2),
-        head=nn.Linear(32, CLASSES),
+        head=nn.Linear(128, CLASSES),
     )
     return nn.Sequential(layers)
 
@@ -39,6 +42,7 @@ class Augmented(Dataset[tuple[Tensor, Tensor]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        time.sleep(PAUSE_S)
         image = self.images[index] + 0.1 * torch.randn(3, 16, 16) + 0.05 * float(np.random.randn())
         return image, self.labels[index]
 
