@@ -14,7 +14,9 @@ from pdp_export.pruning.records import HardenedMask, HardenReport
 
 @torch.no_grad()
 def harden_masks(masks: Sequence[Mask], warnings: Sequence[str], fold: bool) -> HardenReport:
-    """Write +0.0 over what each mask prunes, fold the soft mask into what is kept, take the masks off, and report what was written.
+    """Write +0.0 over what each mask prunes, take the masks off, and report what was written.
+
+    With `fold` the soft mask is multiplied into what is kept.
 
     Raises:
         ProofError: when the zeros in the weights are not the zeros asked for.
