@@ -22,22 +22,24 @@ def atomic_path(final: Path) -> Iterator[Path]:
     """Yield a temporary path beside `final`; on success flush it to the disk and rename it.
 
     Works for a file and for a directory. On any exception the temporary is deleted and `final` is
-    untouched. A directory that exists under the final name is replaced. The temporary name keeps the
-    suffix, since some writers insist on it.
+    untouched. A directory that exists under the final name is moved aside and then deleted, so that no
+    kill leaves a part of it there. The temporary name keeps the suffix, since some writers insist on it.
 
     Raises:
         FileError: when the disk is full, naming the room there was.
     """
-    temporary = partial_of(final)
+    temporary, replaced = partial_of(final), final.with_name(f".{final.stem}.replaced{final.suffix}")
     remove(temporary)
+    remove(replaced)
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield temporary
         _flush_tree(temporary)
-        if final.is_dir() or temporary.is_dir():
-            remove(final)
+        if final.is_dir() or (final.exists() and temporary.is_dir()):
+            final.replace(replaced)
         temporary.replace(final)
         _flush(final.parent)
+        remove(replaced)
     except BaseException as error:
         room = shutil.disk_usage(final.parent).free
         written = size_bytes(temporary)

@@ -29,18 +29,22 @@ def events_of(reference: Path) -> dict[str, int]:
 
 def assert_clean(run: Path) -> None:
     """Fail on anything that an interrupted run may leave behind and a finished one may not."""
-    left = [path.relative_to(run).as_posix() for path in run.rglob("*") if ".partial" in path.name]
+    left = [path.relative_to(run).as_posix() for path in run.rglob("*") if _left_over(path.name)]
     assert left == []
     assert list(run.glob("checkpoints/*")) == []
     assert json.loads((run / "report.json").read_text(encoding="utf-8"))["verdict"] == "PASS"
     assert "</html>" in (run / "report.html").read_text(encoding="utf-8")
 
 
+def _left_over(name: str) -> bool:
+    return ".partial" in name or ".replaced" in name
+
+
 def assert_whole(run: Path, reference: Path) -> None:
     """Fail on a file that is torn: whatever has a final name is whole, and equal where the reference repeats."""
     for path in run.rglob("*"):
         name = path.relative_to(run).as_posix()
-        if path.is_dir() or ".partial" in name:
+        if path.is_dir() or _left_over(name):
             continue
         if path.suffix == ".json" and not name.startswith("checkpoints"):
             json.loads(path.read_text(encoding="utf-8"))
