@@ -159,7 +159,7 @@ class UnsafeFileError(FileError):
 
 
 class InterruptedRunError(PdpExportError):
-    """Ctrl-C or SIGTERM; everything finished so far is saved."""
+    """Ctrl-C; everything finished so far is saved."""
 
     exit_code = 130
 

@@ -16,47 +16,58 @@ if TYPE_CHECKING:
 @click.command("bench")
 @click.argument("pruned", type=click.Path())
 @click.option("--against", "dense", type=click.Path(), metavar="FILE", help="The dense file of the same format.")
-@click.option("--batch", type=click.IntRange(min=1), default=1, show_default=True, help="Samples per inference.")
-@click.option(
-    "--warmup", type=click.IntRange(min=1), default=10, show_default=True, help="Inferences before measuring."
-)
-@click.option("--runs", type=click.IntRange(min=6), default=120, show_default=True, help="Timed inferences per file.")
-@click.option("--threads", type=click.IntRange(min=1), default=1, show_default=True, help="Threads of the runtime.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Order of the blocks and random inputs.")
+@click.option("--batch", type=click.IntRange(min=1), help="Samples per inference. [default: 1]")
+@click.option("--warmup", type=click.IntRange(min=1), help="Inferences before measuring. [default: 10]")
+@click.option("--runs", type=click.IntRange(min=6), help="Timed inferences per file. [default: 120]")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads of the runtime. [default: 1]")
+@click.option("--seed", type=int, help="Order of the blocks and random inputs. [default: 0]")
 @options.output_options
-def command(
-    pruned: str, dense: str | None, batch: int, warmup: int, runs: int, threads: int, seed: int, **flags: Any
-) -> int:
+def command(pruned: str, dense: str | None, **flags: Any) -> int:
     """Measure a pruned file against its dense twin, interleaved in one process, with an A/A control.
 
-    PRUNED is a model file (with --against) or a run directory, whose files are all measured again.
+    PRUNED is a model file (with --against) or a run directory, whose files are all measured again with
+    its recipe's settings, or the ones given here.
     """
-    path = Path(pruned)
-    if path.is_dir() and not path.suffix:
-        from pdp_export.cli.again import run_again
-
-        return run_again(path, "bench", flags)
+    from pdp_export.cli.again import is_run, run_again
     from pdp_export.errors import UsageError
-    from pdp_export.measurements import LatencyProtocol
-    from pdp_export.runtimes.registry import name_for
-    from pdp_export.validation import isolated
 
+    path = Path(pruned)
+    if is_run(path):
+        given = {f"benchmark.{name}": flags[name] for name in ("batch", "threads", "warmup") if flags[name]}
+        if flags["seed"] is not None or dense is not None:
+            raise UsageError("a run is measured with its own seed and dense files", where="--seed, --against")
+        if flags["runs"]:
+            given |= {"benchmark.blocks": max(2, -(-flags["runs"] // 3)), "benchmark.runs_per_block": 3}
+        return run_again(path, "bench", flags, changes=given)
     if dense is None:
         raise UsageError(
             "one latency alone says little: give the file to compare with",
             where="--against",
             hint="give the dense file of the same format",
         )
+    _print(_measure(path, Path(dense), flags), flags)
+    return 0
+
+
+def _measure(path: Path, dense: Path, flags: dict[str, Any]) -> LatencyResult:
+    from pdp_export.errors import UsageError
+    from pdp_export.measurements import LatencyProtocol
+    from pdp_export.runtimes.registry import name_for
+    from pdp_export.validation import isolated
+
     target = name_for(path)
-    if name_for(Path(dense)) != target:
-        raise UsageError(f"{path.name} and {Path(dense).name} are not of the same format", where="--against")
+    if name_for(dense) != target:
+        raise UsageError(f"{path.name} and {dense.name} are not of the same format", where="--against")
+    batch, seed = flags["batch"] or 1, flags["seed"] or 0
     protocol = LatencyProtocol(
-        warmup=warmup, blocks=max(2, -(-runs // 3)), runs_per_block=3, seed=seed, threads=threads
+        warmup=flags["warmup"] or 10,
+        blocks=max(2, -(-(flags["runs"] or 120) // 3)),
+        runs_per_block=3,
+        seed=seed,
+        threads=flags["threads"] or 1,
     )
     inputs = _random_inputs(isolated.describe(target, path).inputs, batch, seed)
-    measured = isolated.bench(target, Path(dense), path, inputs, protocol, batch=batch)
-    _print(measured, flags)
-    return 0
+    return isolated.bench(target, dense, path, inputs, protocol, batch=batch)
 
 
 def _random_inputs(specs: Any, batch: int, seed: int) -> dict[str, Any]:

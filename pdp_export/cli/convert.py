@@ -61,7 +61,7 @@ def command(
         rows.append(
             {
                 "target": target,
-                "file": path.name,
+                "file": str(path),
                 "size_bytes": facts.file_bytes,
                 "encodings": facts.encodings,
                 "zeros": facts.zeros,
@@ -74,5 +74,5 @@ def command(
         click.echo(
             f"{row['target']}: {row['file']}, {row['size_bytes']:,} bytes, {row['zeros']:,} zeros, {row['encodings']}"
         )
-    click.echo(f"next: pdp-export validate {name}<suffix> --reference {Path(model).name}")
+    click.echo(f"next: pdp-export validate {rows[0]['file']} --reference {model}")
     return 0

@@ -25,7 +25,7 @@ def command(**flags: Any) -> int:
     """
     from pdp_export.cli.drawing import Drawing
     from pdp_export.cli.recipes import load_recipe, run_folder
-    from pdp_export.cli.result_output import print_plan, print_report
+    from pdp_export.cli.result_output import print_plan, print_report, print_stages
     from pdp_export.pipeline import api
     from pdp_export.pipeline.environment import portable_command
     from pdp_export.pipeline.runner import Selection
@@ -42,6 +42,7 @@ def command(**flags: Any) -> int:
             observer=drawing, command=portable_command(sys.argv[1:]),
         )  # fmt: skip
     if report is None:
+        print_stages(folder, flags)
         return 0
     print_report(report, folder, flags)
     return api.exit_code(report, require_all=flags["require_all_checks"])

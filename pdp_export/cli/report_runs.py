@@ -26,8 +26,9 @@ def command(runs: tuple[str, ...], **flags: Any) -> int:
 
     reports = [run_report.read(Path(run)) for run in runs]
     if len(reports) == 1:
-        html_page.write(reports[0], Path(runs[0]))
-        print_report(reports[0], Path(runs[0]), flags)
+        folder = Path(runs[0]) if Path(runs[0]).is_dir() else Path(runs[0]).parent
+        html_page.write(reports[0], folder)
+        print_report(reports[0], folder, flags)
         return 0
     if flags["as_json"]:
         click.echo(json.dumps([report.model_dump(mode="json") for report in reports], indent=2))

@@ -41,6 +41,14 @@ def print_stage(book: Manifest, folder: Path, flags: dict[str, Any]) -> None:
     click.echo(f"next: pdp-export prune-and-convert --recipe ... --output {folder} --resume")
 
 
+def print_stages(folder: Path, flags: dict[str, Any]) -> None:
+    """Print the manifest as JSON when a run ended before its report; people have read its lines on stderr."""
+    if flags["as_json"]:
+        from pdp_export.pipeline import manifest
+
+        click.echo(manifest.read(folder).model_dump_json(indent=2))
+
+
 def print_plan(plan: Plan, flags: dict[str, Any]) -> None:
     """Print a dry run."""
     if flags["as_json"]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from pdp_export.cli import options
+from pdp_export.cli.again import is_run, run_again
 
 if TYPE_CHECKING:
     from pdp_export.pipeline.api import FileVerdict
@@ -29,8 +30,10 @@ def command(
 
     FILE is a model file (with --reference) or a run directory, whose files are all checked again.
     """
-    if Path(file).is_dir() and not Path(file).suffix:
-        return _validate_run(Path(file), flags, require_all_checks)
+    if is_run(Path(file)):
+        return _validate_run(
+            Path(file), flags, require_all_checks, {"--reference": reference, "--inputs": inputs}, atol
+        )
     from pdp_export.errors import CheckNotRunError, ParityGateError, UsageError
     from pdp_export.graph.archive import load_program
     from pdp_export.pipeline import api
@@ -50,10 +53,20 @@ def command(
     return CheckNotRunError.exit_code if require_all_checks and found.verdict is Verdict.NOT_RUN else 0
 
 
-def _validate_run(folder: Path, flags: dict[str, Any], require_all: bool) -> int:
-    from pdp_export.cli.again import run_again
+def _validate_run(
+    folder: Path, flags: dict[str, Any], require_all: bool, own: dict[str, str | None], atol: float | None
+) -> int:
+    from pdp_export.errors import UsageError
 
-    return run_again(folder, "validate", flags, require_all=require_all)
+    given = [flag for flag, value in own.items() if value is not None]
+    if given:
+        raise UsageError(
+            f"a run is compared with its own program and validation data, not with {', '.join(given)}",
+            where=", ".join(given),
+            hint="leave it out, or give one model file instead of the run directory",
+        )
+    changes = {"gates.atol": atol} if atol is not None else None
+    return run_again(folder, "validate", flags, changes=changes, require_all=require_all)
 
 
 def _inputs(program: Any, path: str | None) -> tuple[Any, ...]:

@@ -197,7 +197,11 @@ def validate(
     target = name_for(path)
     declared = registry.load(target).TARGET
     facts = isolated.describe(target, path)
-    tolerance = atol or declared.atol[artifact.precision if isinstance(artifact, Artifact) else declared.precisions[0]]
+    tolerance = (
+        atol
+        if atol is not None
+        else declared.atol[artifact.precision if isinstance(artifact, Artifact) else declared.precisions[0]]
+    )
     weights, expected = as_reference(reference, inputs, [spec.name for spec in facts.outputs])
     checked = isolated.check_weights(target, path, weights) if weights else None
     return _verdict(target, path, facts.inputs, inputs, expected, tolerance, checked)
@@ -213,8 +217,11 @@ def _verdict(
     weights: WeightCheck | None,
 ) -> FileVerdict:
     from pdp_export.errors import NotRunnableError
+    from pdp_export.pipeline.program_io import as_tuple
 
-    tensors = inputs if isinstance(inputs, (tuple, list)) else (inputs,)
+    tensors = as_tuple(inputs)
+    if len(tensors) != len(specs):
+        raise UsageError(f"{len(tensors)} inputs given, the file takes {len(specs)}", where="inputs")
     named = {spec.name: tensor.numpy() for spec, tensor in zip(specs, tensors, strict=True)}
     try:
         got = isolated.outputs(target, path, named, list(expected))

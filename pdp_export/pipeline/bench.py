@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pdp_export.errors import NotRunnableError
+from pdp_export.errors import ChildCrashedError, NotRunnableError
 from pdp_export.measurements import LatencyProtocol, LatencyResult
+from pdp_export.pipeline import environment
 from pdp_export.pipeline.context import Context, Outcome, write_json
 from pdp_export.pipeline.convert import artifact_path
 from pdp_export.recipe import BenchmarkSection
@@ -31,7 +32,7 @@ def run(context: Context, output: Path) -> Outcome:
             measured = isolated.bench(
                 section.name, dense, pruned, inputs, protocol, batch=recipe.benchmark.batch, log=context.run.log
             )
-        except NotRunnableError as error:
+        except (NotRunnableError, ChildCrashedError) as error:
             found[section.name] = {"reason": error.what}
             lines.append(f"{section.name} NOT RUN")
             continue
@@ -39,6 +40,9 @@ def run(context: Context, output: Path) -> Outcome:
         lines.append(f"{section.name} x{measured.comparison.ratio:.2f}")
     context.observer.progress("measuring latency", len(recipe.targets), len(recipe.targets))
     write_json(output / FILE, found)
+    device = environment.device_name(recipe.training.device)
+    facts = environment.describe(threads=recipe.benchmark.threads, device=device)
+    write_json(output / "environment.json", facts.model_dump(mode="json"))
     return Outcome(summary=f"pruned / dense: {', '.join(lines)}")
 
 

@@ -34,14 +34,13 @@ def run(context: Context, output: Path) -> Outcome:
     program = capture(model, inputs, context.dynamic)
     counts = count(program)
     pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)
-    skipped = [item.model_dump() for item in pruner.skipped]
     write_json(
         output / "dense.json",
-        {"macs": counts.macs, "params": counts.parameters, "nonzero": counts.nonzero, "skipped": skipped},
+        {"macs": counts.macs, "params": counts.parameters, "nonzero": counts.nonzero},
     )
     return Outcome(
         summary=f"{formatting.count(counts.parameters)} params, {formatting.count(counts.macs)} MACs, "
-        f"{len(recipe.targets)} targets, {len(skipped)} layers left dense",
+        f"{len(recipe.targets)} targets, {len(pruner.skipped)} layers left dense",
         figures={"params": counts.parameters, "macs": counts.macs},
     )
 

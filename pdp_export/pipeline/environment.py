@@ -9,6 +9,7 @@ import shlex
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from pdp_export.measurements import EnvironmentFacts
 
@@ -51,6 +52,15 @@ def describe(threads: int | None = None, device: str = "cpu") -> EnvironmentFact
     )
 
 
+def device_name(setting: str) -> str:
+    """Return the device that a recipe's ``training.device`` means on this machine."""
+    import torch
+
+    if setting != "auto":
+        return setting
+    return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+
+
 def git_state(folder: Path) -> tuple[str | None, bool | None]:
     """Return (commit, dirty) of the user's repository around `folder`; (None, None) outside one."""
     commit = _git(folder, "rev-parse", "HEAD")
@@ -62,6 +72,15 @@ def git_state(folder: Path) -> tuple[str | None, bool | None]:
 def portable_command(arguments: list[str]) -> str:
     """Return the command line with the program's name only and every absolute path cut to its last part."""
     return shlex.join(["pdp-export", *(_portable(argument) for argument in arguments)])
+
+
+def portable(value: Any) -> Any:
+    """Return JSON data in which every absolute path is cut to its last part."""
+    if isinstance(value, dict):
+        return {key: portable(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [portable(item) for item in value]
+    return _portable(value) if isinstance(value, str) else value
 
 
 def _portable(argument: str) -> str:

@@ -15,7 +15,8 @@ from pdp_export.tasks.objective import example_inputs
 def run(context: Context, output: Path) -> Outcome:
     """Write ``model.safetensors`` with exact zeros and ``harden.json``."""
     recipe = context.recipe
-    model = context.model()
+    # Channel groups depend on the weights: attach to the very ones that pruning started from.
+    model = context.model(context.output_of("train-dense") / WEIGHTS)
     inputs = example_inputs(recipe, context.capture_batch)
     pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)
     load_soft(model, pruner, context.output_of("prune"))

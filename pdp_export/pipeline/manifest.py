@@ -46,7 +46,6 @@ class Manifest(Record):
     """The whole of manifest.json. `stages` holds only stages that are finished.
 
     `sources` are the sha256 of the user's own files (factories, loss, metric, weights).
-    `recipe_folder` is where the recipe's relative paths count from, relative to the run directory.
     """
 
     schema_version: Literal["pdp.manifest/1"] = SCHEMA_VERSION
@@ -57,7 +56,6 @@ class Manifest(Record):
     command: str
     seed: int
     recipe_sha256: str
-    recipe_folder: str = "."
     sources: Mapping[str, str] = Field(default_factory=dict)
     environment: Mapping[str, Any]
     stages: Mapping[str, StageRecord] = Field(default_factory=dict)

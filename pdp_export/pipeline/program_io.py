@@ -11,6 +11,7 @@ from torch.export import ExportedProgram
 
 from pdp_export.errors import UsageError
 from pdp_export.pipeline.weights import program_weights
+from pdp_export.removal import simplify
 from pdp_export.results import TensorSpec
 
 if TYPE_CHECKING:
@@ -58,7 +59,13 @@ def as_reference(
     reference: nn.Module | ExportedProgram, inputs: Any, names: Sequence[str]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
     """Return (weights, outputs by name) of a model or program; weights are empty for a plain model."""
-    tensors = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    tensors = as_tuple(inputs)
+    if isinstance(reference, ExportedProgram):
+        expected = len(reference.graph_signature.user_inputs)
+        if len(tensors) != expected:
+            raise UsageError(f"{len(tensors)} inputs given, the program takes {expected}", where="inputs")
+        # Converters store weights with BatchNorm folded: compare with the same form.
+        reference = simplify(reference, random_inputs(reference))
     module: Any = reference.module() if isinstance(reference, ExportedProgram) else reference.eval()
     with torch.no_grad():
         made = module(*tensors)
@@ -67,6 +74,12 @@ def as_reference(
         raise UsageError(f"the model gives {len(values)} outputs, the file has {len(names)}", where="reference")
     outputs = {name: value.numpy() for name, value in zip(names, values, strict=True)}
     return (program_weights(reference) if isinstance(reference, ExportedProgram) else {}), outputs
+
+
+def as_tuple(inputs: Any) -> tuple[torch.Tensor, ...]:
+    """Return one tensor or several as a tuple of plain tensors."""
+    given = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,)
+    return tuple(tensor.detach() for tensor in given)
 
 
 def _spec(name: str, value: torch.Tensor) -> TensorSpec:

@@ -29,7 +29,8 @@ def run(context: Context, output: Path) -> Outcome:
     save_soft(model, pruner, output)
     history = [record.model_dump(mode="json") for record in result.history]
     statistics = [item.model_dump(mode="json") for item in pruner.statistics()]
-    write_json(output / "history.json", {"epochs": history, "layers": statistics, "warnings": list(result.warnings)})
+    skipped = [item.model_dump(mode="json") for item in pruner.skipped]
+    write_json(output / "history.json", {"epochs": history, "layers": statistics, "skipped": skipped})
     return Outcome(
         summary=f"{recipe.pruning.pattern} {recipe.pruning.sparsity:g}, {recipe.pruning.epochs} epochs, "
         f"soft {recipe.task.metric} {result.metric:.4f}",

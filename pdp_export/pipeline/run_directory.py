@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pdp_export import files
 from pdp_export.errors import RunDirectoryError
@@ -16,6 +18,7 @@ from pdp_export.recipe import Recipe
 RECIPE = "recipe.yaml"
 LOG = "log.txt"
 LOCK = ".lock"
+ORIGIN = ".origin.json"  # where relative paths of the recipe count from: of use on this machine only
 
 
 @dataclass(frozen=True)
@@ -64,22 +67,31 @@ def opened(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> Iterat
                 files.remove(item)
         elif entries and not resume:
             raise RunDirectoryError(
-                f"{folder.name} already holds a run",
+                f"{folder.resolve().name} already holds a run",
                 where="--output",
                 hint="go on with --resume, start over with --force, or choose another --output",
             )
-        files.write_text(folder / RECIPE, recipe.effective_yaml())
+        if not (folder / manifest.FILE_NAME).exists():
+            files.write_text(folder / RECIPE, recipe.effective_yaml())
         yield RunDirectory(folder)
 
 
-def saved_recipe(folder: Path) -> Recipe:
+def saved_recipe(folder: Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
     """Return the effective recipe of a run; its relative paths count from where the original recipe was.
 
     Raises:
         RunDirectoryError: when the folder is no run directory.
     """
-    book = manifest.read(folder)
-    return Recipe.load(folder / RECIPE).rebased(folder / book.recipe_folder)
+    manifest.read(folder)
+    origin = folder / ORIGIN
+    if not origin.is_file():
+        raise RunDirectoryError(
+            f"{folder.name} does not say where its recipe came from (it has no {ORIGIN})",
+            where=folder.name,
+            hint="run it with its recipe: pdp-export prune-and-convert --recipe ... --output ... --resume",
+        )
+    base = json.loads(origin.read_text(encoding="utf-8"))["recipe_folder"]
+    return Recipe.load(folder / RECIPE, overrides).rebased(folder / base)
 
 
 def _entries(folder: Path) -> list[Path]:
@@ -103,7 +115,7 @@ def _refuse_strangers(folder: Path, recipe: Recipe) -> None:
 
 def _was_just_begun(entries: list[Path], recipe: Recipe) -> bool:
     """Whether a run was killed before its manifest: only the very recipe we would write is there, or torn files."""
-    torn = {files.partial_of(Path(name)).name for name in (RECIPE, manifest.FILE_NAME)}
+    torn = {files.partial_of(Path(name)).name for name in (RECIPE, ORIGIN, manifest.FILE_NAME)} | {ORIGIN}
     return all(
         item.name in torn or (item.name == RECIPE and item.read_bytes() == recipe.effective_yaml().encode())
         for item in entries

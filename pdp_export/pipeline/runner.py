@@ -14,26 +14,30 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from pdp_export import files
-from pdp_export.errors import InterruptedRunError, PdpExportError, UsageError
-from pdp_export.pipeline import environment, manifest, stages
+from pdp_export.errors import InterruptedRunError, PdpExportError, UsageError, first_line
+from pdp_export.pipeline import environment, freshness, manifest, run_directory, stages
 from pdp_export.pipeline.context import LOGGER, Context, StageFunction
 from pdp_export.pipeline.manifest import Manifest, StageRecord
 from pdp_export.pipeline.stages import STAGES, Stage
-from pdp_export.recipe import Recipe
 from pdp_export.results import StageResult
-from pdp_export.tasks.references import source_file
+from pdp_export.tasks.user_source import user_line
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Which stages to run: all, one (`only`), from one on again (`from_stage`), or up to one (`until`)."""
+    """Which stages to run: all, one (`only`), from one on again (`from_stage`), or up to one (`until`).
+
+    With `up_to_date` the stages before `from_stage` must be finished with this recipe; otherwise they
+    run first.
+    """
 
     only: str | None = None
     from_stage: str | None = None
     until: str | None = None
+    up_to_date: bool = False
 
     def stages(self) -> Sequence[Stage]:
         """Return the selected stages in order.
@@ -63,6 +67,8 @@ def run_stages(context: Context, selection: Selection, command: str) -> Manifest
         InterruptedRunError: on Ctrl-C; what was finished is kept.
     """
     stages.check_order(STAGES)
+    _refuse_stale(context, selection)
+    files.write_text(context.run.folder / run_directory.RECIPE, context.recipe.effective_yaml())
     book = _forget_forced(context, selection, _open_manifest(context, command))
     with _logging_to(context.run.log):
         for stage in selection.stages():
@@ -77,11 +83,23 @@ def run_stages(context: Context, selection: Selection, command: str) -> Manifest
     return book
 
 
+def _refuse_stale(context: Context, selection: Selection) -> None:
+    """Refuse to build one stage upon others that belong to another recipe."""
+    folder = context.run.folder
+    if selection.only is None and not selection.up_to_date:
+        return
+    book = manifest.read(folder)
+    if selection.only is not None:
+        needs = STAGES[stages.position(selection.only)].needs
+        freshness.require_finished(needs, context.recipe, book, folder, "--only")
+    elif selection.from_stage is not None:
+        earlier = stages.NAMES[: stages.position(selection.from_stage)]
+        freshness.require_finished(earlier, context.recipe, book, folder, folder.name)
+
+
 def _forget_forced(context: Context, selection: Selection, book: Manifest) -> Manifest:
     """Strike the stages that shall run again, so that an interrupted repetition is gone on with by ``--resume``."""
     forced = [stage for stage in selection.stages() if selection.forced(stage)]
-    if selection.only is not None:
-        _require_needs(forced[0], book)
     if not forced:
         return book
     book = book.without_stages([stage.name for stage in forced])
@@ -93,10 +111,9 @@ def _forget_forced(context: Context, selection: Selection, book: Manifest) -> Ma
 
 def _run_one(context: Context, stage: Stage, book: Manifest) -> Manifest:
     index, count = stages.position(stage.name) + 1, len(STAGES)
-    _require_needs(stage, book)
-    inputs = input_hash(stage, context.recipe, book)
+    inputs = freshness.input_hash(stage, context.recipe, book)
     folder = context.run.folder / stages.folder_of(stage)
-    if is_finished(book, stage, inputs, folder):
+    if freshness.is_finished(book, stage, inputs, folder):
         files.remove(context.run.checkpoints(stage.name))
         context.observer.stage_skipped(index, count, stage.name)
         return book
@@ -112,6 +129,18 @@ def _run_one(context: Context, stage: Stage, book: Manifest) -> Manifest:
         error.where = f"{_place(stage)}: {error.where}" if error.where else _place(stage)
         LOGGER.exception("%s failed", _place(stage))
         raise
+    except OSError:
+        raise
+    except Exception as error:
+        LOGGER.exception("%s failed", _place(stage))
+        line = user_line(error)
+        if line is None:
+            raise
+        raise UsageError(
+            f"your code raised {type(error).__name__}: {first_line(error)}",
+            where=f"{_place(stage)}: {line}",
+            hint="the whole traceback is in log.txt of the run directory",
+        ) from error
     seconds = round(time.perf_counter() - start, 3)
     result = StageResult(
         name=stage.name, seconds=seconds, summary=outcome.summary, figures=outcome.figures, warnings=outcome.warnings
@@ -132,55 +161,6 @@ def _place(stage: Stage) -> str:
     return f"stage {stages.position(stage.name) + 1}/{len(STAGES)} {stage.name}"
 
 
-def is_finished(book: Manifest, stage: Stage, inputs: str, folder: Path) -> bool:
-    """Whether a stage is recorded with the same inputs and its output is still what it wrote."""
-    record = book.stages.get(stage.name)
-    return (
-        record is not None
-        and record.input_sha256 == inputs
-        and folder.is_dir()
-        and files.sha256(folder) == record.output_sha256
-    )
-
-
-def input_hash(stage: Stage, recipe: Recipe, book: Manifest) -> str:
-    """Return the hash of everything a stage reads: recipe keys, the user's files, outputs of its needs, our version."""
-    values = recipe.model_dump(mode="json")
-    read: dict[str, Any] = {section: values[section] for section in stage.sections}
-    read["needs"] = {need: book.stages[need].output_sha256 for need in stage.needs}
-    read["sources"] = _user_files(recipe, stage.sections)
-    read["tool"] = environment.tool_version()
-    return hashlib.sha256(json.dumps(read, sort_keys=True).encode()).hexdigest()
-
-
-def _user_files(recipe: Recipe, sections: Sequence[str]) -> dict[str, str]:
-    references = {
-        "model": [recipe.model.factory],
-        "data": [recipe.data.factory],
-        "task": [name for name in (recipe.task.loss, recipe.task.metric) if ":" in name],
-    }
-    found = {}
-    for section in sections:
-        for reference in references.get(section, []):
-            path = source_file(reference, recipe.folder)
-            if path is not None and path.is_file():
-                found[reference] = files.sha256(path)
-    if "model" in sections and recipe.model.weights:
-        weights = recipe.folder / recipe.model.weights
-        found["weights"] = files.sha256(weights) if weights.is_file() else "missing"
-    return found
-
-
-def _require_needs(stage: Stage, book: Manifest) -> None:
-    missing = [need for need in stage.needs if need not in book.stages]
-    if missing:
-        raise UsageError(
-            f"stage {stage.name!r} needs {', '.join(missing)}, which is not finished in this run",
-            where="--only",
-            hint=f"run with --resume first, or --only {missing[0]}",
-        )
-
-
 def _open_manifest(context: Context, command: str) -> Manifest:
     folder, recipe = context.run.folder, context.recipe
     text = recipe.effective_yaml()
@@ -189,13 +169,16 @@ def _open_manifest(context: Context, command: str) -> Manifest:
         "command": command,
         "seed": recipe.seed,
         "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
-        "sources": _user_files(recipe, ("model", "data", "task")),
-        "recipe_folder": Path(os.path.relpath(recipe.folder.resolve(), folder.resolve())).as_posix(),
+        "sources": freshness.user_files(recipe, ("model", "data", "task")),
         "tool_version": environment.tool_version(),
         "git_commit": commit,
         "git_dirty": dirty,
-        "environment": environment.describe(device=recipe.training.device).model_dump(mode="json"),
+        "environment": environment.describe(device=environment.device_name(recipe.training.device)).model_dump(
+            mode="json"
+        ),
     }
+    origin = Path(os.path.relpath(recipe.folder.resolve(), folder.resolve())).as_posix()
+    files.write_text(folder / run_directory.ORIGIN, json.dumps({"recipe_folder": origin}))
     if (folder / manifest.FILE_NAME).exists():
         book = manifest.read(folder).model_copy(update=common)
     else:

@@ -32,7 +32,7 @@ STAGES = (
           "the reference for accuracy, size and latency: the user's weights, or one run of the same recipe"),
     Stage("prune", ("train-dense",), (*_TASK, "training", "pruning"), "pdp_export.pipeline.prune:run",
           "the only stage that may change the function: soft masks while training"),
-    Stage("harden", ("prune",), (*_TASK, "pruning"), "pdp_export.pipeline.harden:run",
+    Stage("harden", ("train-dense", "prune"), (*_TASK, "pruning"), "pdp_export.pipeline.harden:run",
           "masks become exact zeros, from here on the only record of pruning"),
     Stage("remove-channels", ("train-dense", "harden"), (*_TASK, "pruning"), "pdp_export.pipeline.remove:run",
           "after the zeros are exact and before any format knows the shapes"),

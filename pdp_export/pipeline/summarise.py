@@ -47,7 +47,7 @@ def build_report(context: Context, book: Manifest) -> RunReport:
         command=book.command,
         verdict=gates.worst(result.verdict for result in targets),
         reasons=tuple(f"{result.target}: {reason}" for result in targets for reason in result.reasons),
-        recipe=recipe.model_dump(mode="json"),
+        recipe=environment.portable(recipe.model_dump(mode="json")),
         environment=_environment(context),
         dense_reference=DenseReference(
             source=dense["source"], metric=recipe.task.metric, value=dense["metric"], n=dense["n"]
@@ -72,8 +72,8 @@ def _settled(context: Context, result: TargetResult) -> TargetResult:
 
 
 def _environment(context: Context) -> EnvironmentFacts:
-    settings = context.recipe.training
-    return environment.describe(threads=context.recipe.benchmark.threads, device=settings.device)
+    """Return the machine that measured, which need not be the one that writes the report."""
+    return EnvironmentFacts.model_validate(context.read_json("bench", "environment.json"))
 
 
 def _counts(context: Context) -> dict[str, ModelCounts]:
@@ -89,7 +89,7 @@ def _layers(context: Context) -> tuple[LayerSparsity, ...]:
 
 
 def _skipped(context: Context) -> tuple[Skipped, ...]:
-    early = context.read_json("check", "dense.json")["skipped"]
+    early = context.read_json("prune", "history.json")["skipped"]
     late = context.read_json("remove-channels", "removal.json")["report"]["skipped"]
     return tuple(Skipped.model_validate(item) for item in [*early, *late])
 

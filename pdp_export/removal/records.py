@@ -58,6 +58,6 @@ class RemovalReport(Record):
         touched = sum(layer.shape_before != layer.shape_after for layer in self.layers)
         return (
             f"{touched} of {len(self.layers)} layers, "
-            f"{self.parameters_before / 1e6:.2f} -> {self.parameters_after / 1e6:.2f} M parameters, "
-            f"{self.macs_before / 1e6:.1f} -> {self.macs_after / 1e6:.1f} M multiply-accumulates"
+            f"{self.parameters_before:,} -> {self.parameters_after:,} parameters, "
+            f"{self.macs_before:,} -> {self.macs_after:,} multiply-accumulates"
         )

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from pdp_export.errors import DataError, first_line, near_misses
 from pdp_export.tasks.references import call, resolve
+from pdp_export.tasks.seeding import seed_everything
 from pdp_export.tasks.user_source import user_line
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def load_data(recipe: Recipe) -> Loaders:
         RecipeError: when the factory itself fails.
     """
     factory = resolve(recipe.data.factory, recipe.folder, "data.factory")
-    torch.manual_seed(recipe.seed)
+    seed_everything(recipe.seed)
     made = call(factory, recipe.data.arguments, "data.factory")
     if not isinstance(made, Mapping):
         raise DataError(

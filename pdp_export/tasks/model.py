@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pdp_export.errors import FileError, RecipeError, UnsafeFileError, first_line
 from pdp_export.tasks.references import call, resolve
+from pdp_export.tasks.seeding import seed_everything
 
 if TYPE_CHECKING:
     from pdp_export.recipe import Recipe
@@ -26,7 +27,7 @@ def build_model(recipe: Recipe) -> nn.Module:
         RecipeError: when the factory fails or returns something else than an nn.Module.
     """
     factory = resolve(recipe.model.factory, recipe.folder, "model.factory")
-    torch.manual_seed(recipe.seed)
+    seed_everything(recipe.seed)
     model = call(factory, recipe.model.arguments, "model.factory")
     if not isinstance(model, nn.Module):
         raise RecipeError(

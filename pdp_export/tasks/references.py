@@ -63,18 +63,6 @@ def call(function: Callable[..., Any], arguments: Mapping[str, Any], key: str, *
         ) from error
 
 
-def source_file(reference: str, folder: Path) -> Path | None:
-    """Return the file a reference lives in, without importing it; None when it cannot be told."""
-    place = reference.rpartition(":")[0]
-    if place.endswith(".py"):
-        return folder / place
-    try:
-        spec = importlib.util.find_spec(place)
-    except (ImportError, ValueError):
-        return None
-    return Path(spec.origin) if spec and spec.origin and spec.origin.endswith(".py") else None
-
-
 def _import_module(name: str, key: str) -> ModuleType:
     try:
         return importlib.import_module(name)
@@ -103,12 +91,12 @@ def _import_file(path: Path, key: str) -> ModuleType:
         raise RecipeError(f"{path.name} cannot be imported as Python", where=key)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
-    sys.path.insert(0, str(path.resolve().parent))  # A user's file imports its neighbours.
+    neighbours = str(path.resolve().parent)
+    if neighbours not in sys.path:
+        sys.path.insert(0, neighbours)  # As for a script: its file imports what lies beside it, now or later.
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         del sys.modules[name]
         raise RecipeError(f"importing {path.name} raised {first_line(error)}", where=user_line(error) or key) from error
-    finally:
-        sys.path.pop(0)
     return module

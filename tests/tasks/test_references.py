@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pdp_export.errors import MissingDependencyError, RecipeError
-from pdp_export.tasks.references import call, resolve, source_file
+from pdp_export.tasks.references import call, resolve
 
 
 def _write(folder: Path, name: str, text: str) -> Path:
@@ -25,14 +25,13 @@ def _refused(reference: str, folder: Path) -> RecipeError:
 
 
 def test_a_file_counts_from_the_recipe_and_may_import_its_neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Pins references that only work from the recipe's folder, or a search path that keeps the user's folder."""
+    """Pins references that only work from the recipe's folder, or a neighbour imported only when it is needed."""
     _write(tmp_path, "project/pdp_test_neighbour.py", "WIDTH = 3\n")
-    _write(tmp_path, "project/net.py", "from pdp_test_neighbour import WIDTH\ndef build(): return WIDTH\n")
+    _write(tmp_path, "project/net.py", "def build():\n    from pdp_test_neighbour import WIDTH\n    return WIDTH\n")
     monkeypatch.chdir("/")
-    before = list(sys.path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
     assert resolve("net.py:build", tmp_path / "project", "model.factory")() == 3
     assert resolve("project/net.py:build", tmp_path, "model.factory")() == 3
-    assert sys.path == before
 
 
 def test_two_files_of_the_same_name_stay_apart(tmp_path: Path):
@@ -156,12 +155,3 @@ def test_an_error_of_ours_passes_through_a_factory():
 
     with pytest.raises(MissingDependencyError, match="mlxtend"):
         call(factory, {}, "data.factory")
-
-
-def test_the_source_is_found_without_importing_it(tmp_path: Path):
-    """Pins a resume that runs the user's code only to learn whether it changed, or that misses the change."""
-    path = _write(tmp_path, "task.py", "raise SystemExit\n")
-    assert source_file("task.py:build", tmp_path) == path
-    assert source_file("json.decoder:JSONDecoder", tmp_path).name == "decoder.py"
-    assert source_file("math:sqrt", tmp_path) is None
-    assert source_file("no_such_package.net:build", tmp_path) is None
