@@ -70,6 +70,15 @@ TARGET = Target(
 )
 
 
+def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> None:
+    """Raise what `convert` would raise for options, operators and names (see `registry.Converter.check`)."""
+    _, fixed = _options(request)
+    request.check_pattern(TARGET, pattern)
+    coreml_guards.refuse_silent_faults(program)
+    coreml_guards.refuse_non_finite(program, trained=False)
+    coreml_interface.check(program, request.inputs, request.outputs, fixed=fixed)
+
+
 def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> None:
     """Write `program` to the package (a directory) `path`.
 
@@ -82,9 +91,8 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
         ConversionError: naming the operator, layer or weight that this target cannot express.
         UsageError: for a precision, encoding or option that this target does not have.
     """
-    request.check(TARGET)
-    TARGET.require()
     min_ios, fixed = _options(request)
+    TARGET.require()
     coreml_guards.refuse_silent_faults(program)
     coreml_guards.refuse_non_finite(program)
     sparse = request.encoding != "dense" and _worthwhile(program, request.precision)
@@ -96,6 +104,7 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
 
 
 def _options(request: ConvertRequest) -> tuple[int, bool]:
+    request.check(TARGET)
     min_ios = request.options.get("min_ios", MIN_IOS[0])
     fixed = request.options.get("fixed_shapes", False)
     for name, value, allowed in (("min_ios", min_ios, MIN_IOS), ("fixed_shapes", fixed, (True, False))):

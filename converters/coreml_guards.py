@@ -79,13 +79,14 @@ def refuse_silent_faults(program: ExportedProgram) -> None:
                 )
 
 
-def refuse_non_finite(program: ExportedProgram) -> None:
-    """Raise ConversionError for a weight that is NaN or infinite.
+def refuse_non_finite(program: ExportedProgram, *, trained: bool = True) -> None:
+    """Raise ConversionError for a weight that is NaN or infinite; `trained=False` leaves the parameters out.
 
     A finite weight beyond the range of fp16 is no error: coremltools keeps its layer in fp32.
     """
+    unknown = set() if trained else set(program.graph_signature.parameters)
     for name, tensor in read_tensors(program):
-        if tensor.is_floating_point() and not bool(tensor.detach().isfinite().all()):
+        if name not in unknown and tensor.is_floating_point() and not bool(tensor.detach().isfinite().all()):
             raise ConversionError(
                 "a weight holds NaN or infinite values", where=name, hint="train from the last good checkpoint"
             )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pdp_export.converters.coreml_guards import layer_of
@@ -10,6 +11,7 @@ from pdp_export.errors import ConversionError
 from pdp_export.results import TensorSpec
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
     from torch.export import ExportedProgram
     from torch.fx import Node
@@ -17,6 +19,31 @@ if TYPE_CHECKING:
 LARGEST_DYNAMIC_SIZE = 64
 _SPECIALISED = 2
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True)
+class Range:
+    """A dynamic size: its symbol in the program, finite bounds, and the size that is the default."""
+
+    symbol: str
+    lower: int
+    upper: int
+    default: int
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input or output of the package; an output has no shape of its own."""
+
+    name: str
+    dtype: type[np.generic]
+    shape: tuple[int | Range, ...] = ()
+
+
+def check(program: ExportedProgram, inputs: tuple[TensorSpec, ...], outputs: tuple[str, ...], *, fixed: bool) -> None:
+    """Raise ConversionError for a type, name or size that Core ML cannot express."""
+    _inputs(program, inputs, fixed=fixed)
+    _outputs(program, outputs)
 
 
 def input_types(program: ExportedProgram, specs: tuple[TensorSpec, ...], *, fixed: bool) -> list[Any]:
@@ -31,31 +58,25 @@ def input_types(program: ExportedProgram, specs: tuple[TensorSpec, ...], *, fixe
     """
     import coremltools as ct
 
-    nodes = _nodes(program, list(program.graph_signature.user_inputs), len(specs), "inputs")
-    symbols: dict[str, Any] = {}
-    types = []
-    for spec, node in zip(specs, nodes, strict=True):
-        _check_name(spec.name)
-        value = node.meta["val"]
-        if len(value.shape) != len(spec.shape):
-            raise ConversionError(
-                f"input {spec.name!r} has {len(value.shape)} axes in the program, {len(spec.shape)} in the request",
-                where=spec.name,
-                hint="give the example shape that the model was captured with",
-            )
-        sizes = tuple(_size(program, value, axis, spec, symbols, fixed=fixed) for axis in range(len(spec.shape)))
-        types.append(ct.TensorType(name=spec.name, shape=sizes, dtype=_numpy_type(node, spec.name)))
-    return types
+    features = _inputs(program, specs, fixed=fixed)
+    ranges: dict[str, Any] = {}  # one object per symbol: equal sizes stay equal
+    for size in (size for feature in features for size in feature.shape if isinstance(size, Range)):
+        ranges.setdefault(size.symbol, ct.RangeDim(size.lower, size.upper, default=size.default))
+    return [
+        ct.TensorType(
+            name=feature.name,
+            shape=tuple(ranges[size.symbol] if isinstance(size, Range) else size for size in feature.shape),
+            dtype=feature.dtype,
+        )
+        for feature in features
+    ]
 
 
 def output_types(program: ExportedProgram, names: tuple[str, ...]) -> list[Any]:
     """Return one ``coremltools.TensorType`` per user output; floats leave the package as float32."""
     import coremltools as ct
 
-    nodes = _nodes(program, list(program.graph_signature.user_outputs), len(names), "outputs")
-    for name in names:
-        _check_name(name)
-    return [ct.TensorType(name=name, dtype=_numpy_type(node, name)) for name, node in zip(names, nodes, strict=True)]
+    return [ct.TensorType(name=feature.name, dtype=feature.dtype) for feature in _outputs(program, names)]
 
 
 def check_written(specification: Any, inputs: tuple[TensorSpec, ...], outputs: tuple[str, ...]) -> None:
@@ -73,6 +94,30 @@ def check_written(specification: Any, inputs: tuple[TensorSpec, ...], outputs: t
             )
 
 
+def _inputs(program: ExportedProgram, specs: tuple[TensorSpec, ...], *, fixed: bool) -> list[Feature]:
+    nodes = _nodes(program, list(program.graph_signature.user_inputs), len(specs), "inputs")
+    features = []
+    for spec, node in zip(specs, nodes, strict=True):
+        _check_name(spec.name)
+        value = node.meta["val"]
+        if len(value.shape) != len(spec.shape):
+            raise ConversionError(
+                f"input {spec.name!r} has {len(value.shape)} axes in the program, {len(spec.shape)} in the request",
+                where=spec.name,
+                hint="give the example shape that the model was captured with",
+            )
+        sizes = tuple(_size(program, value, axis, spec, fixed=fixed) for axis in range(len(spec.shape)))
+        features.append(Feature(spec.name, _numpy_type(node, spec.name), sizes))
+    return features
+
+
+def _outputs(program: ExportedProgram, names: tuple[str, ...]) -> list[Feature]:
+    nodes = _nodes(program, list(program.graph_signature.user_outputs), len(names), "outputs")
+    for name in names:
+        _check_name(name)
+    return [Feature(name, _numpy_type(node, name)) for name, node in zip(names, nodes, strict=True)]
+
+
 def _nodes(program: ExportedProgram, names: list[Any], count: int, kind: str) -> list[Node]:
     by_name = {node.name: node for node in program.graph.nodes}
     if len(names) != count or any(name not in by_name for name in names):
@@ -84,11 +129,7 @@ def _nodes(program: ExportedProgram, names: list[Any], count: int, kind: str) ->
     return [by_name[name] for name in names]
 
 
-def _size(
-    program: ExportedProgram, value: Any, axis: int, spec: TensorSpec, symbols: dict[str, Any], *, fixed: bool
-) -> Any:
-    import coremltools as ct
-
+def _size(program: ExportedProgram, value: Any, axis: int, spec: TensorSpec, *, fixed: bool) -> int | Range:
     size = value.shape[axis]
     if isinstance(size, int):
         if size != spec.shape[axis]:
@@ -100,12 +141,9 @@ def _size(
         return size
     if fixed or axis not in spec.dynamic:
         return spec.shape[axis]
-    symbol = str(size)
-    if symbol not in symbols:
-        lower, upper = _bounds(program, size, spec.name)
-        example = min(max(spec.shape[axis], lower), upper)
-        symbols[symbol] = ct.RangeDim(lower, upper, default=lower if axis == 0 else example)
-    return symbols[symbol]
+    lower, upper = _bounds(program, size, spec.name)
+    example = min(max(spec.shape[axis], lower), upper)
+    return Range(str(size), lower, upper, default=lower if axis == 0 else example)
 
 
 def _bounds(program: ExportedProgram, size: torch.SymInt, name: str) -> tuple[int, int]:
@@ -122,7 +160,7 @@ def _bounds(program: ExportedProgram, size: torch.SymInt, name: str) -> tuple[in
     return lower, max(lower, upper)
 
 
-def _numpy_type(node: Node, name: str) -> Any:
+def _numpy_type(node: Node, name: str) -> type[np.generic]:
     import numpy as np
     import torch
 

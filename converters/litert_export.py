@@ -49,6 +49,15 @@ TARGET = Target(
 )
 
 
+def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> None:
+    """Raise what `convert` would raise for options and names (see `registry.Converter.check`)."""
+    from pdp_export.converters import litert_lower
+
+    _file_layouts(request)
+    request.check_pattern(TARGET, pattern)
+    litert_lower.check_counts(program, request.inputs, request.outputs)
+
+
 def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> None:
     """Write `program` to the .tflite file `path`.
 
@@ -61,9 +70,8 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
         UsageError: for a precision, encoding or option this target does not have.
         ProofError: when the written file does not hold the weights bit by bit.
     """
-    request.check(TARGET)
-    TARGET.require()
     layouts = _file_layouts(request)
+    TARGET.require()
     from pdp_export.converters import litert_graph, litert_lower, litert_sparse
 
     image_inputs = [index for index, item in enumerate(request.inputs) if layouts.get(item.name) == "NHWC"]
@@ -76,6 +84,7 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
 
 def _file_layouts(request: ConvertRequest) -> dict[str, str]:
     """Return the layout of every image input as it will lie in the file."""
+    request.check(TARGET)
     wanted = request.options.get("layout", _LAYOUTS[0])
     if wanted not in _LAYOUTS:
         raise UsageError(

@@ -47,7 +47,7 @@ def lower(
     Raises:
         ConversionError: naming the operator that LiteRT cannot express, or the wrong number of names.
     """
-    _check_counts(program, inputs, outputs)
+    check_counts(program, inputs, outputs)
     with quiet():
         import litert_torch
 
@@ -90,7 +90,8 @@ def crop_transposed_convolution(
     return cropped + bias.reshape(-1, 1, 1) if late_bias and bias is not None else cropped
 
 
-def _check_counts(program: ExportedProgram, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> None:
+def check_counts(program: ExportedProgram, inputs: Sequence[TensorSpec], outputs: Sequence[str]) -> None:
+    """Raise ConversionError unless every input and output of the program has a name."""
     signature = program.graph_signature
     named = [spec.name for spec in inputs]
     for what, expected, given in (

@@ -16,7 +16,7 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdp_export.converters import mnn_layers
+from pdp_export.converters import mnn_layers, torch_onnx
 from pdp_export.converters.mnn_layers import Layer
 from pdp_export.converters.torch_onnx import export_plain_onnx
 from pdp_export.errors import ConversionError
@@ -68,6 +68,12 @@ TARGET = Target(
 )
 
 
+def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> None:
+    """Raise what `convert` would raise for names, axes and layers (see `registry.Converter.check`)."""
+    request.check_pattern(TARGET, pattern)
+    _layers(program, request)
+
+
 def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> None:
     """Write `program` to `path` as .mnn, all in float32, inputs and outputs under the names of the request.
 
@@ -80,8 +86,7 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
         ConversionError: an operator that ONNX or MNN lacks, a convolution over one or three axes, a dynamic axis
             that the program fixes, "sparse" without a layer that qualifies.
     """
-    request.check(TARGET)
-    found = mnn_layers.layers(program, request.outputs)
+    found = _layers(program, request)
     if request.encoding == "sparse":
         _require_sparse(found)
     model = export_plain_onnx(program, request, OPSET)
@@ -93,6 +98,12 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
     _stamp(data)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+
+
+def _layers(program: ExportedProgram, request: ConvertRequest) -> list[Layer]:
+    request.check(TARGET)
+    torch_onnx.check(program, request)
+    return mnn_layers.layers(program, request.outputs)
 
 
 def _require_sparse(found: list[Layer]) -> None:

@@ -7,10 +7,11 @@ quantizers would undo the encoding), and the proof reads the bytes that go to th
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdp_export.converters import onnx_sparse, onnx_weights
+from pdp_export.converters import onnx_sparse, onnx_weights, torch_onnx
 from pdp_export.converters.torch_onnx import PROTOBUF_LIMIT, export_plain_onnx, too_large
 from pdp_export.errors import ConversionError, UsageError
 from pdp_export.files import atomic_path
@@ -50,6 +51,16 @@ TARGET = Target(
 )
 
 
+def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> None:
+    """Raise what `convert` would raise for the options, weights and axes (see `registry.Converter.check`)."""
+    _opset(request)
+    request.check_pattern(TARGET, pattern)
+    for _ in onnx_weights.float_parameters(program):
+        pass
+    torch_onnx.check(program, request)
+    _axis_names(program, request)
+
+
 def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> None:
     """Write `program` to `path` as ONNX with the weights inside.
 
@@ -61,12 +72,11 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
             program fixes, an opset that the exporter did not reach, a model of 2 GiB or more.
         ProofError: the graph lost zeros of a weight.
     """
-    request.check(TARGET)
     opset = _opset(request)
     weights = onnx_weights.parameters(program)
     model = export_plain_onnx(program, request, opset)
     _strip(model)
-    _name_axes(model, request)
+    _rename_symbols(model.graph, _axis_names(program, request))
     onnx_weights.restore_names(model, weights)
     shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
     plan = onnx_sparse.encode(model, request.encoding)
@@ -81,6 +91,7 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
 
 
 def _opset(request: ConvertRequest) -> int:
+    request.check(TARGET)
     value = request.options.get("opset", DEFAULT_OPSET)
     if isinstance(value, bool) or not isinstance(value, int) or value not in OPSETS:
         raise UsageError(
@@ -101,23 +112,25 @@ def _strip(model: ModelProto) -> None:
     model.ClearField("metadata_props")
 
 
-def _name_axes(model: ModelProto, request: ConvertRequest) -> None:
-    """Give the symbols of the captured program (``s77``) the names that the request gives its axes."""
+def _axis_names(program: ExportedProgram, request: ConvertRequest) -> dict[str, str]:
+    """Return the names that the request gives the symbols of the captured program (``s77``)."""
+    nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     names: dict[str, str] = {}
-    for spec, value in zip(request.inputs, model.graph.input, strict=True):
+    for spec, name in zip(request.inputs, program.graph_signature.user_inputs, strict=True):
+        shape = nodes[str(name)].meta["val"].shape
         for axis, wanted in spec.dynamic.items():
-            dimension = value.type.tensor_type.shape.dim[axis]
-            if names.setdefault(dimension.dim_param, wanted) != wanted:
+            symbol = str(shape[axis])
+            if names.setdefault(symbol, wanted) != wanted:
                 raise UsageError(
                     f"axis {axis} of input {spec.name!r} is named {wanted!r}, but the program ties it to an axis named "
-                    f"{names[dimension.dim_param]!r}",
+                    f"{names[symbol]!r}",
                     where=spec.name,
                     hint="give both axes the same name",
                 )
-    _rename_symbols(model.graph, names)
+    return names
 
 
-def _rename_symbols(graph: GraphProto, names: dict[str, str]) -> None:
+def _rename_symbols(graph: GraphProto, names: Mapping[str, str]) -> None:
     """Rename inside expressions too: an output axis may be ``2*s77``."""
     for value in (*graph.input, *graph.output):
         for dimension in value.type.tensor_type.shape.dim:

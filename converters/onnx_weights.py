@@ -17,6 +17,7 @@ from pdp_export.errors import ConversionError, ProofError
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto
+    from torch import Tensor
     from torch.export import ExportedProgram
 
 Array = np.ndarray[Any, Any]
@@ -30,17 +31,23 @@ def parameters(program: ExportedProgram) -> dict[str, Array]:
     Raises:
         ConversionError: a weight is not float32, or a mask or another parametrization is still attached to one.
     """
+    return {
+        name: positive_zeros(tensor.detach().cpu().numpy())
+        for name, tensor in float_parameters(program)
+        if tensor.dim() > 1
+    }
+
+
+def float_parameters(program: ExportedProgram) -> Iterator[tuple[str, Tensor]]:
+    """Yield every floating-point weight that the program uses; raises as `parameters` does."""
     used = {node.name for node in program.graph.nodes if node.op == "placeholder" and node.users}
-    weights = {}
     for spec in program.graph_signature.input_specs:
         tensor = program.state_dict.get(spec.target) if spec.target else None
         if tensor is None or not tensor.is_floating_point() or getattr(spec.arg, "name", None) not in used:
             continue
         name = str(spec.target)
         _refuse(name, str(tensor.dtype).removeprefix("torch."), program.state_dict)
-        if tensor.dim() > 1:
-            weights[name] = positive_zeros(tensor.detach().cpu().numpy())
-    return weights
+        yield name, tensor
 
 
 def restore_names(model: ModelProto, weights: Mapping[str, Array]) -> None:

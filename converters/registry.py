@@ -25,6 +25,20 @@ class Converter(Protocol):
 
     TARGET: Target
 
+    def check(self, program: ExportedProgram, request: ConvertRequest, pattern: str) -> None:
+        """Raise now what `convert` would raise after training, and import nothing heavy for it.
+
+        Args:
+            program: The dense program before training (``run_decompositions({})``): weights are random or not even
+                initialised, BatchNorm is not folded.
+            request: What `convert` will be asked for.
+            pattern: "unstructured" or "channel"; the latter leaves no zeros that a sparse encoding could use.
+
+        Raises:
+            UsageError: for an option, precision or encoding that the target does not have or cannot use.
+            ConversionError: for an operator, name, type or axis that the target is known not to express.
+        """
+
     def convert(self, program: ExportedProgram, path: Path, request: ConvertRequest) -> None:
         """Write `program` to `path` (a file, or a directory for a package).
 

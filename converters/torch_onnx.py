@@ -27,13 +27,14 @@ def export_plain_onnx(program: ExportedProgram, request: ConvertRequest, opset: 
         UsageError: `request` names another number of inputs or outputs than the program has.
         ConversionError: an operator that ONNX lacks, a dynamic axis that the program fixes, 2 GiB of weights.
     """
-    _check(program, request)
+    check(program, request)
     model = _export(program, request, opset)
     _canonicalize(model)
     return model
 
 
-def _check(program: ExportedProgram, request: ConvertRequest) -> None:
+def check(program: ExportedProgram, request: ConvertRequest) -> None:
+    """Raise what `export_plain_onnx` would raise for the names, axes and bytes of the program."""
     signature = program.graph_signature
     for kind, has, asked in (
         ("inputs", len(signature.user_inputs), len(request.inputs)),

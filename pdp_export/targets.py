@@ -99,6 +99,16 @@ class ConvertRequest(Record):
                     hint=f"use one of: {', '.join(known) or '(none)'}",
                 )
 
+    def check_pattern(self, target: Target, pattern: str) -> None:
+        """Raise UsageError for a sparse encoding that `pattern` ("unstructured" or "channel") leaves nothing to do."""
+        if pattern == "channel" and self.encoding not in ("auto", "dense"):
+            raise UsageError(
+                f"encoding {self.encoding!r} was asked for, but the pattern 'channel' removes channels and leaves no "
+                "zeros to encode: the file will be dense",
+                where=f"targets: {target.name}: encoding",
+                hint="use encoding: auto, or pattern: unstructured",
+            )
+
 
 def _installed(module: str) -> bool:
     try:

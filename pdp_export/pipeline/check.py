@@ -11,7 +11,7 @@ from pdp_export.errors import PdpExportError, RecipeError, first_line
 from pdp_export.graph.capture import capture
 from pdp_export.graph.counting import count
 from pdp_export.pipeline.context import Context, Outcome, write_json
-from pdp_export.pipeline.requests import request_for
+from pdp_export.pipeline.requests import check_targets
 from pdp_export.pruning.pruner import Pruner
 from pdp_export.report import formatting
 from pdp_export.tasks import preprocessing
@@ -24,14 +24,13 @@ def run(context: Context, output: Path) -> Outcome:
     recipe = context.recipe
     preprocessing.check(recipe)
     for section in recipe.targets:
-        target = registry.load(section.name).TARGET
-        target.require()
-        request_for(recipe, section).check(target)
+        registry.load(section.name).TARGET.require()
     model = context.model()
     _check_forward(context, model)
     _check_objective(context, model)
     inputs = example_inputs(recipe, context.capture_batch)
     program = capture(model, inputs, context.dynamic)
+    check_targets(recipe, program)
     counts = count(program)
     pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)
     write_json(

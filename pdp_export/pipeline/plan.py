@@ -11,7 +11,7 @@ from pdp_export.graph.channel_groups import ChannelGroup, channel_groups
 from pdp_export.graph.counting import count
 from pdp_export.pipeline.context import Context
 from pdp_export.pipeline.observer import Silent
-from pdp_export.pipeline.requests import request_for
+from pdp_export.pipeline.requests import check_targets
 from pdp_export.pipeline.run_directory import RunDirectory
 from pdp_export.pipeline.stages import STAGES
 from pdp_export.pruning.pruner import Pruner
@@ -69,12 +69,11 @@ def plan(recipe: Recipe) -> Plan:
 
     context = Context(recipe, RunDirectory(Path()), Silent())
     for section in recipe.targets:
-        target = registry.load(section.name).TARGET
-        target.require()
-        request_for(recipe, section).check(target)
+        registry.load(section.name).TARGET.require()
     model = context.model()
     inputs = example_inputs(recipe, context.capture_batch)
     program = capture(model, inputs, context.dynamic)
+    check_targets(recipe, program)
     counts = count(program)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)

@@ -10,6 +10,8 @@ from pdp_export.targets import ConvertRequest, Target
 from pdp_export.tasks import preprocessing
 
 if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
     from pdp_export.recipe import Recipe, TargetSection
 
 
@@ -24,6 +26,16 @@ def request_for(recipe: Recipe, section: TargetSection, *, encoding: str | None 
         metadata=preprocessing.metadata(recipe, environment.tool_version()),
         options=dict(section.options),
     )
+
+
+def check_targets(recipe: Recipe, program: ExportedProgram) -> None:
+    """Let every converter refuse `program`, the captured dense model, and its request before any training.
+
+    Raises:
+        PdpExportError: whatever a converter would raise after it.
+    """
+    for section in recipe.targets:
+        registry.load(section.name).check(program, request_for(recipe, section), recipe.pruning.pattern)
 
 
 def tolerance_for(recipe: Recipe, section: TargetSection, target: Target) -> float:
