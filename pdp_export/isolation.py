@@ -79,7 +79,10 @@ def stop_all() -> None:
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
     with contextlib.suppress(ProcessLookupError):
-        os.killpg(child.pid, signal.SIGKILL)
+        if sys.platform == "win32":
+            child.kill()
+        else:
+            os.killpg(child.pid, signal.SIGKILL)
 
 
 def _communicate(child: subprocess.Popen[bytes], payload: bytes, timeout_s: float) -> int | None:

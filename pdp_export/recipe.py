@@ -129,7 +129,9 @@ class PruningSection(Section):
     preset: Literal["default", "paper"] = "default"
     temperature: Positive = Field(default=1e-4, description="preset paper only: the constant tau")
     warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    ramp: Literal["cubic", "linear"] = "cubic"
+    ramp: Literal["cubic", "linear"] | None = Field(
+        default=None, description="the preset's own: cubic, or linear (paper)"
+    )
     ramp_end: Annotated[float, Field(gt=0, le=1)] = 0.75
     max_layer_sparsity: Annotated[float, Field(gt=0, le=1)] = 0.98
     ties: Literal["stream"] = "stream"

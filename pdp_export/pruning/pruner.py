@@ -100,10 +100,11 @@ class Pruner:
         dynamic: Mapping[int, Mapping[int, str]] | None = None,
     ) -> Self:
         """Build the pruner that a recipe asks for."""
+        ramp = section.ramp or named_preset(section.preset, section.temperature)[1]
         return cls(
             model,
             make_pattern(section.pattern, section.sparsity, ties=section.ties, align=section.align),
-            Schedule(section.warmup, section.ramp_end, section.ramp),
+            Schedule(section.warmup, section.ramp_end, ramp),
             example_inputs,
             dynamic=dynamic,
             ignore=section.ignore,
