@@ -13,7 +13,7 @@ import numpy as np
 from pdp_export.converters import registry
 from pdp_export.errors import UsageError
 from pdp_export.measurements import OutputParity, WeightCheck
-from pdp_export.pipeline import run_directory
+from pdp_export.pipeline import manifest, run_directory
 from pdp_export.pipeline.context import Context
 from pdp_export.pipeline.manifest import Manifest
 from pdp_export.pipeline.observer import Observer, Silent
@@ -109,10 +109,24 @@ def run_until(
     parsed = recipe if isinstance(recipe, Recipe) else Recipe.load(recipe)
     chosen = selection or Selection()
     going_on = resume or chosen.only is not None or chosen.from_stage is not None
-    chosen.stages()  # An unknown stage name is refused before anything is written.
     folder = Path(output)
+    _refuse_contradictions(chosen, parsed, folder, force=force, going_on=going_on)
     with run_directory.opened(folder, parsed, resume=going_on, force=force) as run:
         return run_stages(Context(parsed, run, observer or Silent()), chosen, command)
+
+
+def _refuse_contradictions(chosen: Selection, recipe: Recipe, folder: Path, *, force: bool, going_on: bool) -> None:
+    """Refuse what cannot work before anything is written or deleted."""
+    stages = chosen.stages()
+    if force and going_on:
+        raise UsageError(
+            "--force starts over, which does not go together with --resume, --only or --from-stage",
+            where="--force",
+            hint="leave --force out to go on, or the others to start over",
+        )
+    if chosen.only is not None and stages[0].needs:
+        run_directory.refuse_strangers(folder, recipe)
+        manifest.read(folder)
 
 
 def exit_code(report: RunReport, *, require_all: bool = False) -> int:

@@ -56,7 +56,7 @@ def opened(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> Iterat
         RunDirectoryError: when the folder holds another run (without `resume` or `force`), something else than a
             run, or another process is working in it.
     """
-    _refuse_strangers(folder, recipe)
+    refuse_strangers(folder, recipe)
     folder.mkdir(parents=True, exist_ok=True)
     with _exclusive(folder):
         entries = _entries(folder)
@@ -98,7 +98,8 @@ def _entries(folder: Path) -> list[Path]:
     return sorted(item for item in folder.iterdir() if item.name != LOCK) if folder.is_dir() else []
 
 
-def _refuse_strangers(folder: Path, recipe: Recipe) -> None:
+def refuse_strangers(folder: Path, recipe: Recipe) -> None:
+    """Raise RunDirectoryError for a folder that is neither empty nor a run directory; nothing is touched."""
     if folder.exists() and not folder.is_dir():
         raise RunDirectoryError(
             f"{folder.name} is a file, not a directory", where="--output", hint="choose another --output"

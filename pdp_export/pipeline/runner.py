@@ -88,11 +88,12 @@ def _refuse_stale(context: Context, selection: Selection) -> None:
     folder = context.run.folder
     if selection.only is None and not selection.up_to_date:
         return
-    book = manifest.read(folder)
     if selection.only is not None:
         needs = STAGES[stages.position(selection.only)].needs
-        freshness.require_finished(needs, context.recipe, book, folder, "--only")
+        if needs:
+            freshness.require_finished(needs, context.recipe, manifest.read(folder), folder, "--only")
     elif selection.from_stage is not None:
+        book = manifest.read(folder)
         earlier = stages.NAMES[: stages.position(selection.from_stage)]
         freshness.require_finished(earlier, context.recipe, book, folder, folder.name)
 

@@ -62,8 +62,8 @@ def _on_a_calm_machine() -> None:
 def test_the_accuracy_gate(tmp_path: Path, copied: Path, cli: CommandLine):
     """Pins a ruined model that passes because only its file is right; starts from given weights."""
     weights = copied / "out/stages/02-train-dense/model.safetensors"
-    unlearn = "def unlearn(output, target):\n    return -nn.functional.cross_entropy(output, target).clamp(max=4)\n"
-    write_recipe(tmp_path / "work", {"task.loss": "tiny_task.py:unlearn"}, task=unlearn)
+    ruin = "def ruin(output, target):\n    return nn.functional.cross_entropy(output, (target + 1) % CLASSES)\n"
+    write_recipe(tmp_path / "work", {"task.loss": "tiny_task.py:ruin"}, task=ruin)
     arguments = ("prune-and-convert", "--recipe", "work/recipe.yaml", "-o", "run", "--weights", weights)
     done = cli(*arguments, "--max-accuracy-drop", "0.01", "--json")
     assert done.code == 6, done.err

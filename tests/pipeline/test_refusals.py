@@ -33,7 +33,6 @@ RUN = ("prune-and-convert", "--recipe", "work/recipe.yaml", "-o", "run")
         (("--pattern", "chanel"), 2, ["pruning.pattern", "channel"]),
         (("--weights", "absent.safetensors"), 1, ["absent.safetensors", "does not exist"]),
         (("--device", "gpu9"), 2, ["training.device", "gpu9"]),
-        (("--only", "harden"), 2, ["'harden' needs prune", "--only prune"]),
         (("--from-stage", "hardn"), 2, ["'hardn'", "did you mean 'harden'"]),
     ],
 )
@@ -144,6 +143,34 @@ def test_a_finished_run_is_not_touched_without_resume(copied: Path, cli: Command
     done = cli("prune-and-convert", "--recipe", copied / "recipe.yaml", "-o", copied / "out")
     assert done.code == 2
     assert "--resume" in done.err
+    assert files.sha256(copied / "out") == before
+
+
+def test_a_stage_alone_needs_the_ones_before_it(tmp_path: Path, copied: Path, cli: CommandLine):
+    """Pins a stage that is built upon nothing, and a refusal that leaves a folder in which the real run is refused."""
+    write_recipe(tmp_path / "work")
+    done = cli(*RUN, "--only", "harden")
+    assert done.code == 2
+    assert "run is not a run directory" in done.err
+    assert not (tmp_path / "run").exists()
+    manifest = copied / "out/manifest.json"
+    book = json.loads(manifest.read_text(encoding="utf-8"))
+    del book["stages"]["prune"]
+    manifest.write_text(json.dumps(book), encoding="utf-8")
+    done = cli("prune-and-convert", "--recipe", copied / "recipe.yaml", "-o", copied / "out", "--only", "harden")
+    assert done.code == 2
+    assert "stage 'prune' is not finished" in done.err
+    assert json.loads(manifest.read_text(encoding="utf-8"))["stages"] == book["stages"]
+
+
+@pytest.mark.parametrize("flags", [("--only", "bench"), ("--from-stage", "bench"), ("--resume",)])
+def test_going_on_and_starting_over_exclude_each_other(copied: Path, cli: CommandLine, flags: tuple[str, ...]):
+    """Pins a run that is deleted although only its last stage was to be repeated."""
+    before = files.sha256(copied / "out")
+    arguments = ("prune-and-convert", "--recipe", copied / "recipe.yaml", "-o", copied / "out", "--force")
+    done = cli(*arguments, *flags)
+    assert done.code == 2, done.err
+    assert "--force" in done.err
     assert files.sha256(copied / "out") == before
 
 

@@ -153,9 +153,9 @@ def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path: Path, finished: P
 
 
 def test_the_effective_recipe_repeats_the_run(finished: Path):
-    """Pins a saved recipe that lacks a default, so that another version would do something else."""
+    """Pins a saved recipe that lacks a key, so that another version of the tool would do something else."""
     from pdp_export.recipe import Recipe
 
     text = (finished / "recipe.yaml").read_text(encoding="utf-8")
     assert Recipe.load(finished / "recipe.yaml").effective_yaml() == text
-    assert yaml.safe_load(text)["pruning"]["ramp"] == "cubic"
+    assert yaml.safe_load(text)["training"]["momentum"] == 0.9

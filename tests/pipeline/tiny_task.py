@@ -24,7 +24,7 @@ def build() -> nn.Module:
         body=nn.Conv2d(16, 32, 3, stride=2, padding=1, bias=False),
         body_norm=nn.BatchNorm2d(32),
         body_act=nn.ReLU(),
-        pool=nn.AdaptiveAvgPool2d(2),
+        pool=nn.AvgPool2d(2),
         flat=nn.Flatten(),
         drop=nn.Dropout(0.2),
         head=nn.Linear(128, CLASSES),
