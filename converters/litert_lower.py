@@ -32,8 +32,11 @@ class FlatProgram(torch.nn.Module):
         self.structure = program.call_spec.in_spec
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Run the program; inputs and outputs are in the order of its signature."""
-        positional, keyword = pytree.tree_unflatten(list(inputs), self.structure)
+        """Run the program; inputs and outputs are in the order of its signature.
+
+        The program was captured with contiguous inputs, and its views hold for those only.
+        """
+        positional, keyword = pytree.tree_unflatten([item.contiguous() for item in inputs], self.structure)
         return tuple(pytree.tree_leaves(self.program(*positional, **keyword)))
 
 

@@ -248,6 +248,13 @@ def test_decoder(tmp_path):
     assert facts.encodings["sparse"] == 4
 
 
+def test_flatten_behind_a_convolution(tmp_path):
+    """A channels-last input made torch refuse the view that the captured program has after its convolution."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 5))
+    facts = check(prune(model), (torch.randn(2, 3, 8, 8),), tmp_path / "m.tflite")
+    assert facts.inputs[0].layout == "NHWC"
+
+
 def test_encoder(tmp_path):
     """Integer inputs, Conv1d shapes and transposed matrices came back as other weights."""
     facts = check(prune(Encoder()), (torch.randint(0, 500, (2, 12)),), tmp_path / "m.tflite")
