@@ -228,9 +228,10 @@ class LayerSparsity(Measurement):
 class TargetResult(Measurement):
     """One written file, re-opened from the disk, with every check that was asked for.
 
-    `checks` holds one verdict for each of ``weights``, ``parity``, ``accuracy``, ``size`` and
-    ``latency``; a check that could not run is there as NOT_RUN with its reason, and its measurement
-    is None. `file` and `dense_file` are relative to the run directory.
+    `checks` holds one verdict for each of ``weights``, ``dtype``, ``parity`` and ``size``; a check that
+    could not run is there as NOT_RUN with its reason, and its measurement is None. ``accuracy`` and
+    ``latency`` are judged by gates: they are among the checks only where they could not be measured
+    (NOT_RUN) or the runtime died of it (FAIL). `file` and `dense_file` are relative to the run directory.
     """
 
     target: str

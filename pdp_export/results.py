@@ -59,7 +59,7 @@ class TensorFacts(Record):
     """One constant tensor as it is stored in a file.
 
     `zeros` counts zero elements after decoding; `stored_bytes` is what the tensor occupies in the
-    file, indices and masks included.
+    file, indices and masks included. `max_abs` is its largest finite magnitude, None where that was not read.
     """
 
     name: str
@@ -70,6 +70,7 @@ class TensorFacts(Record):
     zeros: int
     elements: int
     stored_bytes: int
+    max_abs: float | None = None
 
 
 class FileFacts(Record):

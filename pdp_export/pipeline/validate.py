@@ -55,7 +55,7 @@ def _written(context: Context, section: TargetSection) -> WrittenFile:
         encoding=section.encoding, folder=context.run.folder,
         file=context.run.relative(convert.artifact_path(artifacts, section.name, "pruned")),
         dense_file=context.run.relative(convert.artifact_path(artifacts, section.name, "dense")),
-        atol=tolerance_for(context.recipe, section, target),
+        atol=tolerance_for(context.recipe, section, target), declared=target,
     )  # fmt: skip
 
 

@@ -117,7 +117,14 @@ def _facts(constant: Constant) -> TensorFacts:
         zeros=int(values.size - np.count_nonzero(values)),
         elements=int(values.size),
         stored_bytes=constant.stored_bytes,
+        max_abs=_largest(values),
     )
+
+
+def _largest(values: np.ndarray[Any, Any]) -> float | None:
+    if not np.issubdtype(values.dtype, np.floating):
+        return None
+    return float(np.abs(values).max(where=np.isfinite(values), initial=0))
 
 
 def _spec(feature: Any, program_shapes: dict[str, tuple[int, ...]]) -> TensorSpec:

@@ -23,6 +23,7 @@ _FAIL_CODES = {
     "max_latency_ratio": CostGateError.exit_code,
     "min_size_ratio": CostGateError.exit_code,
 }
+_FAILED_CHECKS = {"size": CostGateError.exit_code}
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:
@@ -36,7 +37,7 @@ def worst(verdicts: Iterable[Verdict]) -> Verdict:
 def settle(result: TargetResult, gates: GatesSection) -> TargetResult:
     """Return the target's result with its gates evaluated, and the verdict and reasons that follow.
 
-    A target passes when its checks (weights, parity, nothing asked for left out) and its set gates pass.
+    A target passes when its checks (weights, dtype, parity, size, nothing asked for left out) and its set gates pass.
     """
     evaluated = evaluate(result, gates)
     verdict = worst([check.verdict for check in result.checks] + [gate.verdict for gate in evaluated])
@@ -70,14 +71,17 @@ def evaluate(result: TargetResult, gates: GatesSection) -> tuple[GateResult, ...
 def exit_code(targets: Sequence[TargetResult], *, require_all: bool = False) -> int:
     """Return the exit code of a run: 0 when no set gate failed, was undecided or ran nowhere.
 
-    5 outputs or stored weights differ (a broken file is no matter of gates: this needs none to be set)
-    · 6 accuracy gate · 7 latency or size gate · 9 a set gate is inconclusive · 10 a set gate could run
-    on no target, or, with `require_all`, any check did not run. The first that applies wins.
+    5 outputs, stored weights or their dtype differ · 6 accuracy gate · 7 latency or size gate, or a file whose zeros
+    save no bytes · 9 a set gate is inconclusive · 10 a set gate could run
+    on no target, or, with `require_all`, any check did not run. The first that applies wins. A failed check is no
+    matter of gates: it needs none to be set.
     """
     gates = [gate for target in targets for gate in target.gates]
     failed = [_FAIL_CODES[gate.gate] for gate in gates if gate.verdict is Verdict.FAIL]
     checks = [check for target in targets for check in target.checks]
-    failed += [ParityGateError.exit_code for check in checks if check.verdict is Verdict.FAIL]
+    failed += [
+        _FAILED_CHECKS.get(check.name, ParityGateError.exit_code) for check in checks if check.verdict is Verdict.FAIL
+    ]
     if failed:
         return min(failed)
     if any(gate.verdict is Verdict.INCONCLUSIVE for gate in gates):

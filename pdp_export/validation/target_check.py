@@ -12,10 +12,12 @@ import numpy as np
 from pdp_export.errors import ChildCrashedError, MissingDependencyError, NotRunnableError
 from pdp_export.measurements import AccuracyResult, LatencyResult, OutputParity, TargetResult
 from pdp_export.results import Check, Verdict
+from pdp_export.targets import Target
 from pdp_export.validation import isolated
 from pdp_export.validation.gates import worst
 from pdp_export.validation.parity import compare_outputs
 from pdp_export.validation.size import compare_sizes
+from pdp_export.validation.stored_form import check_dtype, check_size, paying_weights
 
 Array = np.ndarray[Any, Any]
 Outputs = Mapping[str, Array]
@@ -44,7 +46,8 @@ class Evidence:
 class WrittenFile:
     """One artifact. `folder` is the run directory, the other paths are relative to it.
 
-    `atol` is the parity tolerance of this target and precision, relative to max|y|.
+    `atol` is the parity tolerance of this target and precision, relative to max|y|. `declared` says what the target's
+    encodings cost; without it no weight has to be stored sparsely.
     """
 
     target: str
@@ -55,12 +58,14 @@ class WrittenFile:
     file: str
     dense_file: str | None
     atol: float
+    declared: Target | None = None
 
 
 def check_file(written: WrittenFile, evidence: Evidence, *, threads: int = 1, log: Path | None = None) -> TargetResult:
-    """Check weights, outputs, accuracy and size of one file; latency and gates come later.
+    """Check weights, dtype, outputs, accuracy and size of one file; latency and gates come later.
 
-    Where this machine cannot execute the format, parity and accuracy are NOT_RUN with the reason.
+    Where this machine cannot execute the format, parity and accuracy are NOT_RUN with the reason; a runtime that
+    dies of the file is a FAIL.
     Call `gates.settle` for the final verdict.
 
     Raises:
@@ -69,13 +74,16 @@ def check_file(written: WrittenFile, evidence: Evidence, *, threads: int = 1, lo
     path = written.folder / written.file
     facts = isolated.describe(written.target, path, log=log)
     weights = isolated.check_weights(written.target, path, evidence.weights, log=log)
-    checks = [Check(name="weights", verdict=weights.verdict, reason=weights.reason)]
-    parity, check = _parity(written, evidence, threads, log)
-    checks.append(check)
-    accuracy, problem = _accuracy(written, evidence, threads, log, check)
-    if problem:
-        checks.append(Check(name="accuracy", verdict=Verdict.NOT_RUN, reason=problem))
-    dense = written.folder / written.dense_file if written.dense_file else None
+    parity, outputs = _parity(written, evidence, threads, log)
+    accuracy, problem = _accuracy(written, evidence, threads, log, outputs)
+    size = compare_sizes(path, written.folder / written.dense_file if written.dense_file else None, facts)
+    checks = (
+        Check(name="weights", verdict=weights.verdict, reason=weights.reason),
+        check_dtype(facts, written.precision),
+        outputs,
+        *([problem] if problem else []),
+        check_size(size, facts, written.encoding, _paying(written, evidence)),
+    )
     return TargetResult(
         target=written.target,
         title=written.title,
@@ -84,13 +92,19 @@ def check_file(written: WrittenFile, evidence: Evidence, *, threads: int = 1, lo
         file=written.file,
         dense_file=written.dense_file,
         verdict=worst(item.verdict for item in checks),
-        checks=tuple(checks),
+        checks=checks,
         facts=facts,
         weights=weights,
         parity=parity,
         accuracy=accuracy,
-        size=compare_sizes(path, dense, facts),
+        size=size,
     )
+
+
+def _paying(written: WrittenFile, evidence: Evidence) -> list[str]:
+    if written.declared is None:
+        return []
+    return paying_weights(evidence.weights, written.precision, written.encoding, written.declared)
 
 
 def with_latency(result: TargetResult, latency: LatencyResult | None, reason: str = "") -> TargetResult:
@@ -126,17 +140,17 @@ def _parity(
 
 def _accuracy(
     written: WrittenFile, evidence: Evidence, threads: int, log: Path | None, parity: Check
-) -> tuple[AccuracyResult | None, str]:
+) -> tuple[AccuracyResult | None, Check | None]:
     if evidence.judge is None or evidence.validation_chunks is None:
-        return None, ""
+        return None, None
     if parity.value is None:
-        return None, parity.reason
+        return None, Check(name="accuracy", verdict=Verdict.NOT_RUN, reason=parity.reason)
     try:
         parts = [_outputs(written, chunk, evidence, threads, log) for chunk in evidence.validation_chunks()]
     except ChildCrashedError as error:
-        return None, error.what
+        return None, Check(name="accuracy", verdict=Verdict.FAIL, reason=error.what)
     whole = {name: np.concatenate([part[name] for part in parts]) for name in evidence.reference}
-    return evidence.judge(whole), ""
+    return evidence.judge(whole), None
 
 
 def _outputs(

@@ -71,9 +71,14 @@ def _target(name, title, sizes, checks, **values):
         dense_bytes=dense, dense_gzip_bytes=int(dense * 0.92),
         ratio=dense / pruned, gzip_ratio=dense * 0.92 / int(pruned * 0.93),
     )  # fmt: skip
+    checks = (
+        *checks,
+        _check("dtype"),
+        _check("size", reason=f"{dense / pruned:.3g} times smaller than the dense file"),
+    )
     result = TargetResult(
         target=name, title=title, file=f"artifacts/model.{name}", dense_file=f"artifacts/dense/model.{name}",
-        verdict=Verdict.PASS, checks=tuple(checks), facts=facts, size=size, **values,
+        verdict=Verdict.PASS, checks=checks, facts=facts, size=size, **values,
     )  # fmt: skip
     return settle(result, GATES)
 

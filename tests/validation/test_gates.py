@@ -117,6 +117,14 @@ def test_differing_weights_need_no_gate():
     assert exit_code([settle(broken, GatesSection())]) == 5
 
 
+@pytest.mark.parametrize(("name", "code"), [("dtype", 5), ("parity", 5), ("accuracy", 5), ("size", 7)])
+def test_every_failed_check_has_its_code(name, code):
+    """A file that saves nothing costs too much, any other failed check means a broken file; no gate is needed."""
+    failed = settle(_result(checks=(Check(name=name, verdict=Verdict.FAIL, reason="so"),)), GatesSection())
+    assert failed.verdict is Verdict.FAIL
+    assert exit_code([failed]) == code
+
+
 def test_failures_win_over_open_questions():
     """FAIL before INCONCLUSIVE before NOT_RUN, in the verdict and in the exit code."""
     settled = settle(_result(accuracy=_accuracy(0.02, 0.04), latency=_latency(0.7, 0.9), size=None), ALL_GATES)

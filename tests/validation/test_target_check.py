@@ -1,5 +1,6 @@
 """All checks of one file together, with a made-up runtime; real runtimes are in test_isolated.py."""
 
+import dataclasses
 import json
 import sys
 from types import SimpleNamespace
@@ -8,12 +9,14 @@ import numpy as np
 import pytest
 
 from pdp_export import isolation
+from pdp_export.converters import registry as converters
 from pdp_export.errors import ChildCrashedError, NotRunnableError
 from pdp_export.measurements import LatencyProtocol
 from pdp_export.results import FileFacts, StoredWeight, TensorFacts, TensorSpec, Verdict
 from pdp_export.runtimes import registry
 from pdp_export.validation import isolated, run_file
 from pdp_export.validation.accuracy import compare_predictions
+from pdp_export.validation.gates import exit_code
 from pdp_export.validation.target_check import Evidence, WrittenFile, check_file, with_latency
 
 WEIGHT = np.array([[1.0, 0.0, 2.0], [0.0, 3.0, 0.0]], np.float32)
@@ -31,7 +34,7 @@ class _FakeRuntime(SimpleNamespace):
     def describe(self, path):
         values = np.frombuffer(path.read_bytes(), np.float32)
         tensor = TensorFacts(
-            name="w", shape=(2, 3), dtype="float32", stored_dtype="float32", encoding="mask",
+            name="w", shape=(2, 3), dtype="float32", stored_dtype="float32", encoding=self.encoding,
             zeros=int((values == 0).sum()), elements=6, stored_bytes=16,
         )  # fmt: skip
         return FileFacts(format="fake", file_bytes=24, inputs=(), outputs=(), tensors=(tensor,))
@@ -53,7 +56,7 @@ class _FakeRuntime(SimpleNamespace):
 @pytest.fixture
 def runtime(monkeypatch):
     """Put the fake in place of onnx, and run the child's functions here with JSON in between."""
-    fake = _FakeRuntime(error=None, change=np.float32(0))
+    fake = _FakeRuntime(error=None, encoding="mask", change=np.float32(0))
 
     def call(function, payload, **_):
         answer = getattr(run_file, function.partition(":")[2])(**json.loads(json.dumps(payload)))
@@ -90,10 +93,10 @@ def _evidence():
 
 @pytest.mark.usefixtures("runtime")
 def test_a_right_file_passes_every_check(written):
-    """Weights, outputs, accuracy and size of a right file, with no path of the machine in the record."""
+    """Weights, dtype, outputs, accuracy and size of a right file, with no path of the machine in the record."""
     result = check_file(written, _evidence())
     assert result.verdict is Verdict.PASS
-    assert [check.name for check in result.checks] == ["weights", "parity"]
+    assert [check.name for check in result.checks] == ["weights", "dtype", "parity", "size"]
     assert result.accuracy is not None
     assert result.accuracy.n == 20
     assert result.size is not None
@@ -106,7 +109,8 @@ def test_wrong_outputs_and_wrong_weights_fail(runtime, written):
     """A wrong answer fails parity although the weights are right, and the other way round."""
     runtime.change = np.array([0.1, 0.0], np.float32)
     result = check_file(written, _evidence())
-    assert {check.name: check.verdict for check in result.checks} == {"weights": Verdict.PASS, "parity": Verdict.FAIL}
+    verdicts = {check.name: check.verdict for check in result.checks}
+    assert (verdicts["weights"], verdicts["parity"]) == (Verdict.PASS, Verdict.FAIL)
     assert result.accuracy is not None
     runtime.change = np.float32(0)
     (written.folder / written.file).write_bytes(WEIGHT[:, ::-1].tobytes())
@@ -129,7 +133,49 @@ def test_a_runtime_that_dies_is_a_failure(runtime, written):
     runtime.error = ChildCrashedError("running model.onnx ended by SIGSEGV")
     result = check_file(written, _evidence())
     assert result.verdict is Verdict.FAIL
-    assert "SIGSEGV" in result.checks[1].reason
+    assert "SIGSEGV" in {check.name: check for check in result.checks}["parity"].reason
+
+
+def test_a_runtime_that_dies_on_the_validation_set_is_a_failure(runtime, written):
+    """A crash after the first samples passed parity: the file is broken, and its accuracy not merely skipped."""
+    opened = runtime.open_session
+
+    def open_once(path, **options):
+        runtime.error, session = ChildCrashedError("running model.onnx ended by SIGSEGV"), opened(path, **options)
+        return session
+
+    runtime.open_session = open_once
+    checks = {check.name: check for check in check_file(written, _evidence()).checks}
+    assert checks["parity"].verdict is Verdict.PASS
+    assert (checks["accuracy"].verdict, checks["accuracy"].reason) == (
+        Verdict.FAIL,
+        "running model.onnx ended by SIGSEGV",
+    )
+
+
+@pytest.mark.usefixtures("runtime")
+def test_the_form_of_the_file_is_checked(written):
+    """A file of another precision, or larger than its dense twin, whose values are right."""
+    half = check_file(dataclasses.replace(written, precision="fp16"), _evidence())
+    assert {check.name for check in half.checks if check.verdict is Verdict.FAIL} == {"dtype"}
+    (written.folder / written.dense_file).write_bytes(b"small")
+    grown = check_file(written, _evidence())
+    assert {check.name for check in grown.checks if check.verdict is Verdict.FAIL} == {"size"}
+    assert exit_code([half]) == 5
+    assert exit_code([grown]) == 7
+
+
+def test_zeros_that_are_stored_are_a_failure(runtime, written):
+    """A large pruned weight that the format could encode and the file holds densely."""
+    declared = converters.load("onnx").TARGET
+    evidence = dataclasses.replace(_evidence(), weights={"fc.weight": np.eye(64, dtype=np.float32)})
+    runtime.encoding = "dense"
+    result = check_file(dataclasses.replace(written, declared=declared), evidence)
+    size = {check.name: check for check in result.checks}["size"]
+    assert size.verdict is Verdict.FAIL
+    assert "fc.weight (98.4% zeros)" in size.reason
+    explicit = dataclasses.replace(written, declared=declared, encoding="dense")
+    assert check_file(explicit, evidence).checks[-1].verdict is Verdict.PASS
 
 
 @pytest.mark.usefixtures("runtime")
