@@ -15,7 +15,7 @@ import pytest
 from tests.pipeline.conftest import CommandLine, real_command, write_recipe
 from tests.pipeline.prints import assert_clean, fingerprint
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
 def test_all_four_targets(tmp_path: Path):

@@ -49,7 +49,7 @@ def test_the_whole_pipeline_and_its_errors(tmp_path: Path, finished: Path):
     """Pins an API that differs from the command line: other errors, another report."""
     log = tmp_path / "log"
     assert forks.run(_pipeline, write_recipe(tmp_path / "work"), tmp_path, log=log) == 0, log.read_text("utf-8")
-    name = "stages/04-harden/model.safetensors"
+    name = "stages/02-train-dense/model.safetensors"
     assert (tmp_path / "run" / name).read_bytes() == (finished / name).read_bytes()
 
 
@@ -64,7 +64,7 @@ def _pipeline(recipe: Path, folder: Path) -> None:
     with pytest.raises(RecipeError, match="sparsity"):
         pdp.Recipe.load(recipe, {"pruning.sparsity": 2})
     assert not run.exists()
-    assert pdp.prune_and_convert(pdp.Recipe.load(recipe), run, selection=Selection(until="harden")) is None
+    assert pdp.prune_and_convert(pdp.Recipe.load(recipe), run, selection=Selection(until="train-dense")) is None
     with pytest.raises(RunDirectoryError, match="already holds a run"):
         pdp.prune_and_convert(recipe, run)
 

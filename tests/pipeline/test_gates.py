@@ -59,8 +59,26 @@ def _on_a_calm_machine() -> None:
     gates.distrust = lambda *_: ()
 
 
-def test_the_accuracy_gate(tmp_path: Path, copied: Path, cli: CommandLine):
-    """Pins a ruined model that passes because only its file is right; starts from given weights."""
+def test_the_accuracy_gate(copied: Path, cli: CommandLine):
+    """Pins a right file of a wrong model that passes: here it says the next class to every sample."""
+    flags = ("--from-stage", "validate", "--max-accuracy-drop")
+    code, report = _again(copied, cli, *flags, "0.01", before=(_wrong_by_one_class,))
+    assert (code, report["targets"][0]["parity"][0]["verdict"]) == (6, "PASS")
+    assert _again(copied, cli, *flags, "0.5")[0] == 0
+
+
+def _wrong_by_one_class() -> None:
+    from pdp_export.pipeline import validation_data
+
+    real = validation_data.compare_predictions
+    validation_data.compare_predictions = lambda truth, _dense, _pruned, labels: real(
+        truth, truth, (truth + 1) % 4, labels
+    )
+
+
+@pytest.mark.slow
+def test_a_ruined_model(tmp_path: Path, copied: Path, cli: CommandLine):
+    """Pins the same for a model that really is ruined; starts from given weights."""
     weights = copied / "out/stages/02-train-dense/model.safetensors"
     ruin = "def ruin(output, target):\n    return nn.functional.cross_entropy(output, (target + 1) % CLASSES)\n"
     write_recipe(tmp_path / "work", {"task.loss": "tiny_task.py:ruin"}, task=ruin)

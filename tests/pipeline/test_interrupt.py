@@ -21,7 +21,7 @@ SAVED = "everything finished so far is saved"
 def test_the_real_command_in_training(tmp_path: Path, finished: Path, cli: CommandLine):
     """Pins an hour of training lost by Ctrl-C, and an exit code that a script takes for success."""
     recipe, run = write_recipe(tmp_path / "work"), tmp_path / "run"
-    arguments = ("prune-and-convert", "--recipe", recipe, "-o", run)
+    arguments = ("prune", "--recipe", recipe, "-o", run)
     command = real_command(*arguments, cwd=tmp_path, TINY_PAUSE_S="0.005")
     for _ in range(forks.LIMIT_S * 10):
         if list(run.glob("checkpoints/prune/*/step-*")):
@@ -35,8 +35,8 @@ def test_the_real_command_in_training(tmp_path: Path, finished: Path, cli: Comma
     ]  # fmt: skip
     assert list(run.glob("checkpoints/prune/*/step-*"))
     assert cli(*arguments, "--resume").code == 0
-    assert fingerprint(run) == fingerprint(finished)
-    assert_clean(run)
+    weights = "stages/04-harden/model.safetensors"
+    assert (run / weights).read_bytes() == (finished / weights).read_bytes()
 
 
 def test_in_the_middle_of_a_conversion(tmp_path: Path, copied: Path, cli: CommandLine):
@@ -56,6 +56,7 @@ def test_in_the_middle_of_a_conversion(tmp_path: Path, copied: Path, cli: Comman
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", range(2))
 def test_in_every_stage(tmp_path: Path, reference: tuple[Path, object], cli: CommandLine, seed: int):
     """Pins a stage that swallows Ctrl-C, dies without a message, or cannot go on afterwards."""

