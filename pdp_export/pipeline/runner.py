@@ -138,7 +138,7 @@ def _run_one(context: Context, stage: Stage, book: Manifest) -> Manifest:
         if line is None:
             raise
         raise UsageError(
-            f"your code raised {type(error).__name__}: {first_line(error)}",
+            f"your code raised {first_line(error)}",
             where=f"{_place(stage)}: {line}",
             hint="the whole traceback is in log.txt of the run directory",
         ) from error

@@ -119,6 +119,30 @@ def test_a_loss_that_is_nan_stops_and_keeps_the_last_good_checkpoint(tmp_path: P
     assert all(bool(tensor.isfinite().all()) for tensor in tensors if tensor.is_floating_point())
 
 
+FAILING = """
+class Failing(Augmented):
+    reads = 0
+
+    def __getitem__(self, index):
+        self.reads += 1
+        if self.reads > 400:
+            raise ValueError("no more images")
+        return super().__getitem__(index)
+
+def failing():
+    return {**load(), "train": DataLoader(Failing(*samples(160, 0)), 32)}
+"""
+
+
+def test_an_error_of_the_users_code_in_training_shows_the_users_line(tmp_path: Path, cli: CommandLine):
+    """Pins an error in somebody's own data set that is called a fault of this tool."""
+    write_recipe(tmp_path / "work", {"data.factory": "tiny_task.py:failing"}, task=FAILING)
+    done = cli(*RUN)
+    assert done.code == 2, done.err
+    assert "your code raised ValueError: no more images\n" in done.err
+    assert re.search(r"stage 2/9 train-dense: work/tiny_task\.py:\d+: raise ValueError", done.err), done.err
+
+
 @pytest.mark.parametrize(
     ("code", "told"),
     [
