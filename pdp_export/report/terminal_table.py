@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -52,16 +53,31 @@ def compare(reports: Sequence[RunReport]) -> RenderableType:
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("target", no_wrap=True)
     table.add_column("run", no_wrap=True)
-    for name in ("size", "gzip", "accuracy", "change", "p50", "p50 ratio"):
+    for name in ("size", "accuracy", "change", "p50", "p50 ratio"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("verdict", no_wrap=True, min_width=7)
+    labels = _without_common_start([report.name for report in reports])
     names = dict.fromkeys(target.target for report in reports for target in report.targets)
     for name in names:
-        found = [(report, target) for report in reports for target in report.targets if target.target == name]
+        found = [
+            (label, target)
+            for label, report in zip(labels, reports, strict=True)
+            for target in report.targets
+            if target.target == name
+        ]
         table.add_row(escape(name), "dense", *_dense_cells(found[0][1]), "", end_section=False)
-        for report, target in found:
-            table.add_row("", escape(report.name), *_run_cells(target), _verdict(target.verdict))
+        for label, target in found:
+            table.add_row("", escape(label), *_run_cells(target), _verdict(target.verdict))
     return table
+
+
+def _without_common_start(names: Sequence[str]) -> list[str]:
+    """Cut the words that all names begin with: digits-channel, digits-unstructured -> channel, unstructured."""
+    words = [name.split("-") for name in names]
+    if len(set(names)) < len(names):
+        return list(names)
+    common = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False)))
+    return ["-".join(parts[common:]) or name for parts, name in zip(words, names, strict=True)]
 
 
 def _cells(target: TargetResult) -> list[str | Text]:
@@ -80,7 +96,6 @@ def _run_cells(target: TargetResult) -> list[str]:
     size, latency, accuracy = target.size, target.latency, target.accuracy
     return [
         formatting.size(size.pruned_bytes if size else None),
-        formatting.size(size.pruned_gzip_bytes if size else None),
         formatting.percent(accuracy.pruned_value if accuracy else None),
         formatting.accuracy_change(accuracy),
         formatting.milliseconds(latency.pruned.p50_ms if latency else None),
@@ -92,7 +107,6 @@ def _dense_cells(target: TargetResult) -> list[str]:
     size, latency, accuracy = target.size, target.latency, target.accuracy
     return [
         formatting.size(size.dense_bytes if size else None),
-        formatting.size(size.dense_gzip_bytes if size else None),
         formatting.percent(accuracy.dense_value if accuracy else None),
         "",
         formatting.milliseconds(latency.dense.p50_ms if latency else None),
