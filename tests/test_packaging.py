@@ -98,7 +98,9 @@ def test_the_converters_refuse_a_second_name(name: str):
 def test_nothing_but_our_package_is_installed():
     """Pins a stray top-level `converters` in the user's environment."""
     code = "import importlib.util as u; print([n for n in ('converters', 'sample_models', 'tools') if u.find_spec(n)])"
-    done = subprocess.run([sys.executable, "-c", code], cwd="/", capture_output=True, text=True, check=True)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
