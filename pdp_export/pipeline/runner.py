@@ -70,7 +70,7 @@ def run_stages(context: Context, selection: Selection, command: str) -> Manifest
     _refuse_stale(context, selection)
     files.write_text(context.run.folder / run_directory.RECIPE, context.recipe.effective_yaml())
     book = _forget_forced(context, selection, _open_manifest(context, command))
-    with _logging_to(context.run.log):
+    with _logging_to(context.run.log), _threads(context.recipe.training.threads):
         for stage in selection.stages():
             try:
                 book = _run_one(context, stage, book)
@@ -220,3 +220,17 @@ def _logging_to(path: Path) -> Iterator[None]:
     finally:
         LOGGER.removeHandler(handler)
         handler.close()
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let every stage compute on the recipe's number of threads; 0 leaves torch's choice."""
+    import torch
+
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
