@@ -167,9 +167,8 @@ class ChannelMask(Mask):
 
     With a clipped gain the gate is constant in the backward pass: each parameter gets m times its
     gradient, and nothing flows into the scores. Behind a BatchNorm nothing else acts on a filter's
-    norm, so a gradient through the gate gathers the norms at the threshold, and hardening cuts
-    channels that were half alive (digits, 0.5: from 0.978 to 0.24; with the constant gate 0.978 to
-    0.978).
+    norm, so a gradient through the gate gathers norms at the threshold, where masks stay soft
+    (digits, half of the channels, 3 seeds: mean 0.976 with the constant gate, 0.973 through it).
     Without a clip (preset "paper") autograd differentiates the gate.
     """
 

@@ -54,7 +54,7 @@ def test_gate_fades_the_channel_behind_batchnorm():
 
 @pytest.mark.parametrize("gain", [1.0, None])
 def test_gate_is_constant_in_the_backward_pass_unless_unclipped(gain):
-    """A gradient through the gate gathers all norms at the threshold, and hardening then costs 70 points."""
+    """A gradient through the gate gathers norms at the threshold, where masks stay soft."""
     conv, norm, mask = gated_pair(gain)
     raw = norm.parametrizations.bias.original
     gradient = torch.tensor([1.0, 1.0, 1.0, 1.0])
