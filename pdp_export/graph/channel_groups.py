@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.export import ExportedProgram
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 
+from pdp_export.errors import UsageError
 from pdp_export.graph.channel_trace import trace
-from pdp_export.graph.constants import channel_constants
+from pdp_export.graph.constants import Constants, Vector, channel_constants
 from pdp_export.graph.nodes import aten, layer_of, operator, tensor_of
-from pdp_export.graph.slots import Ids, Use
+from pdp_export.graph.slots import Ids, Ties, Use
 from pdp_export.graph.tracing import Trace
 
 _SCALING = {aten.mul, aten.div}
@@ -27,7 +30,8 @@ class ChannelGroup:
         name: The first filter's name.
         channels: How many channels the axis has.
         filters: Weights whose axis 0 makes these channels, entry i being channel i. Zero row i of all
-            of them, and of `followers`, and channel i is zero wherever it is read.
+            of them, and of `followers`, and channel i is zero wherever it is read; with free ties, as far
+            as the first join, which it enters as zero.
         followers: Parameters with axis 0 = channel that go along: biases, BatchNorm weight and bias,
             depthwise weights and biases.
         consumers: Weights that read these channels; their input axis may be wider (after a flatten
@@ -43,14 +47,26 @@ class ChannelGroup:
     frozen: str | None
 
 
-def channel_groups(program: ExportedProgram) -> list[ChannelGroup]:
+def channel_groups(program: ExportedProgram, ties: Ties = "stream") -> list[ChannelGroup]:
     """Return the groups of a captured program, in the order of their first filter.
 
-    A residual join ties all writers of the stream; a depthwise convolution and a BatchNorm follow their
-    producer. What a rule does not cover is frozen with the reason, never guessed.
+    A depthwise convolution and a BatchNorm follow their producer. What a rule does not cover is frozen with
+    the reason, never guessed.
+
+    Args:
+        program: The captured program.
+        ties: "stream": a residual join ties all writers of the stream. "free": each filter is a group of its
+            own (with others only where they share parameters), and the branches of a join may disagree.
+            Followers and consumers are then those before the join; what acts on the joined stream belongs
+            to no group.
+
+    Raises:
+        UsageError: for another word than these two.
     """
+    if ties not in get_args(Ties):
+        raise UsageError(f"unknown ties {ties!r}", where="ties", hint=f"use one of: {', '.join(get_args(Ties))}")
     module = program.module(check_guards=False)
-    traced = trace(module)
+    traced = trace(module, ties)
     members = _members(traced)
     frozen = traced.slots.frozen()
     reasons = [_reason(traced, uses, frozen, set(program.graph_signature.parameters)) for uses in members]
@@ -116,18 +132,23 @@ def _nonzero_readers(traced: Trace, module: GraphModule, members: list[list[Use]
         tensor = tensor_of(module, name)
         return torch.zeros_like(tensor) if name in zeroed and isinstance(tensor, torch.nn.Parameter) else tensor
 
-    constants = channel_constants(traced, lookup)
     found: dict[int, str] = {}
     pruned = {int(slot) for uses in members for slot in traced.slots.roots(uses[0].slots)}
-    for use in traced.uses:
-        if use.role != "consumer":
-            continue
-        read = constants.read_by(use.node)
-        reason = f"a channel without weights is not zero where {layer_of(use.node)} reads it"
-        for slot, number in zip(traced.slots.roots(use.slots).tolist(), read, strict=True):
+    for node, slots, values in _readings(traced, channel_constants(traced, lookup)):
+        reason = f"a channel without weights is not zero where {layer_of(node)} reads it"
+        for slot, number in zip(traced.slots.roots(slots).tolist(), values, strict=True):
             if slot in pruned and number != 0:
                 found.setdefault(slot, reason)
     return found
+
+
+def _readings(traced: Trace, constants: Constants) -> Iterator[tuple[Node, Ids, Vector]]:
+    """Yield every place where channels must be zero, with their slots and what is read there."""
+    for use in traced.uses:
+        if use.role == "consumer":
+            yield use.node, use.slots, constants.read_by(use.node)
+    for join in traced.joins:
+        yield join.node, join.slots, constants.of(join.source)
 
 
 def _group(traced: Trace, uses: list[Use], frozen: str | None, parameters: set[str]) -> ChannelGroup:

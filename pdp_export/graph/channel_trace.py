@@ -11,6 +11,7 @@ from pdp_export.graph.nodes import BATCH_NORM, CONVOLUTIONS, TRANSPOSED_CONVOLUT
 from pdp_export.graph.rules_elementwise import elementwise
 from pdp_export.graph.rules_layers import batch_norm, convolution, linear, transposed_convolution
 from pdp_export.graph.rules_shape import concatenation, movement, padding, reduction, same_channels, sizes, spatial
+from pdp_export.graph.slots import Ties
 from pdp_export.graph.tracing import Flow, Rule, Trace, without_rule
 
 RULES: dict[object, Rule] = {
@@ -31,16 +32,17 @@ RULES: dict[object, Rule] = {
 """Operator -> rule. An operator that is not here freezes the channels that reach it."""
 
 
-def trace(module: GraphModule) -> Trace:
+def trace(module: GraphModule, ties: Ties = "stream") -> Trace:
     """Follow every channel of a captured program.
 
     Args:
         module: ``program.module()``: placeholders and ``get_attr`` nodes, in the captured dialect.
+        ties: Whether a residual join ties its branches.
 
     Returns:
         The trace. Channels that reach an output, or an operator without a rule, are frozen with the reason.
     """
-    result = Trace(module)
+    result = Trace(module, ties)
     for node in module.graph.nodes:
         if node.op == "call_function":
             result.flows[node] = _flow(result, node)

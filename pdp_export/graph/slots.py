@@ -16,6 +16,8 @@ from torch.fx import Node
 
 Ids = NDArray[np.int64]
 Role = Literal["filter", "follower", "consumer"]
+Ties = Literal["stream", "free"]
+"""What a residual join does: unite all branches of a stream, or let them disagree."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,15 @@ class Use:
     slots: Ids
     role: Role
     node: Node
+
+
+@dataclass(frozen=True)
+class Join:
+    """Where a branch ends: `source` brings `slots` into `node`, and a stream of its own begins there."""
+
+    node: Node
+    source: Node
+    slots: Ids
 
 
 class SlotTable:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 from torch.fx import GraphModule, Node
 
 from pdp_export.graph.nodes import layer_of, operator_name, tensor_of
-from pdp_export.graph.slots import Channels, Ids, Role, SlotTable, Use
+from pdp_export.graph.slots import Channels, Ids, Join, Role, SlotTable, Ties, Use
 
 Flow = Channels | tuple[Channels | None, ...] | None
 """What a node carries: channels, several tensors (a split), or nothing that can be followed."""
@@ -19,12 +19,17 @@ Rule = Callable[["Trace", Node], Flow]
 
 @dataclass
 class Trace:
-    """Where every channel of a program comes from, what travels along with it, and who reads it."""
+    """Where every channel of a program comes from, what travels along with it, and who reads it.
+
+    With free `ties` a branch ends at its join (`joins`); the stream behind it has slots that no filter opens.
+    """
 
     module: GraphModule
+    ties: Ties = "stream"
     slots: SlotTable = field(default_factory=SlotTable)
     flows: dict[Node, Flow] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
+    joins: list[Join] = field(default_factory=list)
     _by_axis: dict[tuple[str, int], Ids] = field(default_factory=dict)
     _accounted: set[tuple[Node, Node]] = field(default_factory=set)
 
@@ -34,11 +39,15 @@ class Trace:
         return flow if isinstance(flow, Channels) else None
 
     def use(self, tensor: Node, axis: int, slots: Ids, role: Role, node: Node) -> None:
-        """Record that an axis of a stored tensor belongs to `slots`; a tensor used twice ties both."""
+        """Record that an axis of a stored tensor belongs to `slots`; a tensor used twice ties both.
+
+        With free ties a reader used twice ties nothing: its columns stay, whatever is zero there.
+        """
         name = str(tensor.target)
-        earlier = self._by_axis.setdefault((name, axis), slots)
-        if earlier is not slots:
-            self.slots.unite(earlier, slots)
+        if role != "consumer" or self.ties == "stream":
+            earlier = self._by_axis.setdefault((name, axis), slots)
+            if earlier is not slots:
+                self.slots.unite(earlier, slots)
         self.uses.append(Use(name, axis, slots, role, node))
         self.account(tensor, node)
 
@@ -59,6 +68,12 @@ class Trace:
         slots = self.slots.open(count)
         self.slots.freeze(slots, reason)
         return slots
+
+    def join(self, node: Node, branches: Mapping[Node, Channels]) -> Ids:
+        """End these branches at `node`; return the slots of the stream behind it, which no mask may claim."""
+        self.joins += [Join(node, source, channels.slots) for source, channels in branches.items()]
+        count = max(len(channels.slots) for channels in branches.values())
+        return self.fixed(count, f"it is tied to the stream behind {operator_name(node)} ({layer_of(node)})")
 
     def freeze(self, nodes: list[Node], reason: str) -> None:
         """Freeze whatever channels these nodes carry."""
