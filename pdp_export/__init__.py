@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pdp_export.errors import PdpExportError
     from pdp_export.pipeline.api import Artifact, FileVerdict, convert, prune_and_convert, validate
-    from pdp_export.pruning import Channel, Pruner, Schedule, Unstructured
+    from pdp_export.pruning import NM, AccuracyRule, Block, Channel, Pruner, Schedule, Unstructured
     from pdp_export.recipe import Recipe
     from pdp_export.removal import Removed, remove_channels, simplify
     from pdp_export.results import Verdict
 
 __all__ = [
+    "NM",
+    "AccuracyRule",
     "Artifact",
+    "Block",
     "Channel",
     "FileVerdict",
     "PdpExportError",
@@ -36,7 +39,10 @@ __all__ = [
 ]
 
 _HOMES = {
+    "NM": "pdp_export.pruning",
+    "AccuracyRule": "pdp_export.pruning",
     "Artifact": "pdp_export.pipeline.api",
+    "Block": "pdp_export.pruning",
     "Channel": "pdp_export.pruning",
     "FileVerdict": "pdp_export.pipeline.api",
     "PdpExportError": "pdp_export.errors",

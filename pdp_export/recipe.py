@@ -5,28 +5,21 @@ Paths and ``file.py:function`` references are relative to the recipe file.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, ValidationError, field_validator, model_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator, model_validator
 
 from pdp_export.errors import RecipeError
 from pdp_export.recipe_errors import explain
+from pdp_export.recipe_pruning import PruningSection
+from pdp_export.recipe_section import Count, Positive, Section
+from pdp_export.recipe_training import DistillationSection, TrainingSection
 from pdp_export.results import Layout, TensorSpec
 
-Fraction = Annotated[float, Field(gt=0, lt=1)]
-Positive = Annotated[float, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
 TargetName = Literal["onnx", "coreml", "litert", "mnn"]
-
-
-class Section(BaseModel):
-    """Base of every section: frozen, and unknown keys are refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class ModelSection(Section):
@@ -99,65 +92,6 @@ class PreprocessingSection(Section):
     labels: tuple[str, ...] = ()
 
 
-class TrainingSection(Section):
-    """The training loop, for the dense reference and for pruning alike."""
-
-    epochs: Annotated[int, Field(gt=0)] = 10
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.1
-    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
-    lr_schedule: Literal["cosine", "constant"] = "cosine"
-    device: str = "auto"
-    precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    threads: Count = Field(default=0, description="0 = torch's own choice; 1 makes runs repeat bit for bit")
-    checkpoint_every_steps: Count = Field(default=200, description="0 = only at the end of each epoch")
-
-
-class PruningSection(Section):
-    """What is pruned, how far, and along which schedule.
-
-    `warmup` and `ramp_end` are shares of the pruning epochs; the ratio rises along `ramp` between
-    them. `ignore` are regular expressions on layer names; `prune_depthwise`, `prune_first` and
-    `prune_last` are off by default because those layers hold few weights and much accuracy.
-    """
-
-    pattern: Literal["unstructured", "channel"] = "unstructured"
-    sparsity: Fraction = 0.9
-    epochs: Annotated[int, Field(gt=0)] = 10
-    lr: Positive | None = Field(default=None, description="defaults to training.lr")
-    preset: Literal["default", "paper"] = "default"
-    temperature: Positive = Field(default=1e-4, description="preset paper only: the constant tau")
-    warmup: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    ramp: Literal["cubic", "linear"] | None = Field(
-        default=None, description="the preset's own: cubic, or linear (paper)"
-    )
-    ramp_end: Annotated[float, Field(gt=0, le=1)] = 0.75
-    max_layer_sparsity: Annotated[float, Field(gt=0, le=1)] = 0.98
-    ties: Literal["stream"] = "stream"
-    align: Annotated[int, Field(gt=0)] = 8
-    ignore: tuple[str, ...] = ()
-    prune_depthwise: bool = False
-    prune_first: bool = False
-    prune_last: bool = False
-
-    @field_validator("ignore")
-    @classmethod
-    def _patterns_compile(cls, patterns: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in patterns:
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise ValueError(f"{pattern!r} is no regular expression: {error}") from error
-        return patterns
-
-    @model_validator(mode="after")
-    def _ramp_after_warmup(self) -> Self:
-        if self.ramp_end <= self.warmup:
-            raise ValueError(f"ramp_end {self.ramp_end} must be greater than warmup {self.warmup}")
-        return self
-
-
 class TargetSection(Section):
     """One target with its precision, encoding and own options; `atol` overrides the gate's."""
 
@@ -204,6 +138,7 @@ class Recipe(Section):
     preprocessing: PreprocessingSection = PreprocessingSection()
     training: TrainingSection = TrainingSection()
     pruning: PruningSection = PruningSection()
+    distillation: DistillationSection | None = None
     targets: tuple[TargetSection, ...] = Field(default=(TargetSection(name="onnx"),), min_length=1)
     gates: GatesSection = GatesSection()
     benchmark: BenchmarkSection = BenchmarkSection()
@@ -224,6 +159,13 @@ class Recipe(Section):
             raise ValueError(f"names of inputs and outputs must all differ, got {names}")
         if self.task.output is not None and self.task.output not in self.outputs:
             raise ValueError(f"task.output {self.task.output!r} is not one of the outputs {list(self.outputs)}")
+        return self
+
+    @model_validator(mode="after")
+    def _training_fits(self) -> Self:
+        self.training.check_loss(self.task.loss)
+        if self.distillation is not None:
+            self.distillation.check_recipe(self.outputs, self.pruning.epochs)
         return self
 
     @classmethod

@@ -101,8 +101,11 @@ def test_every_other_number_is_refused_with_key_and_value(sparsity: float):
         ({"pruning": {"pattern": "chanel"}}, ["pruning.pattern is 'chanel'", "did you mean 'channel'"]),
         ({"pruning": {"ramp": 3}}, ["pruning.ramp is 3", "'cubic' or 'linear'"]),
         ({"pruning": {"epochs": "many"}}, ["pruning.epochs is 'many'", "integer"]),
-        ({"pruning": {"epochs": 0}}, ["pruning.epochs is 0", "greater than 0"]),
+        ({"pruning": {"epochs": -1}}, ["pruning.epochs is -1", "greater than or equal to 0"]),
         ({"pruning": {"warmup": 0.5, "ramp_end": 0.5}}, ["pruning is", "ramp_end 0.5", "greater than warmup 0.5"]),
+        ({"pruning": {"warmup": 2}}, ["pruning.warmup", "2"]),
+        ({"pruning": {"pattern": "nm", "n": 4, "m": 4}}, ["n 4 must be smaller than m 4"]),
+        ({"pruning": {"pattern": "nm", "sparsity": 0.9}}, ["sparsity 0.9 contradicts 2:4"]),
         ({"pruning": {"ignore": "conv"}}, ["pruning.ignore is 'conv'"]),
         ({"pruning": {"ignore": ["("]}}, ["pruning.ignore", "'('", "regular expression"]),
         ({"outputs": "logits"}, ["outputs is 'logits'"]),
@@ -137,7 +140,7 @@ def test_a_wrong_key_or_value_is_quoted_with_what_is_allowed(changes: dict[Any, 
 
 def test_several_mistakes_are_told_at_once():
     """Pins a recipe that must be run once per typo."""
-    error = _refused(seed=-1, pruning={"sparsity": 2, "epochs": 0})
+    error = _refused(seed=-1, pruning={"sparsity": 2, "epochs": -1})
     assert all(part in error.what for part in ("seed", "pruning.sparsity", "pruning.epochs"))
     assert all(part in str(error.where) for part in ("seed", "pruning.sparsity", "pruning.epochs"))
 

@@ -94,7 +94,7 @@ def _kept_shares(
 ) -> dict[str, float]:
     """Return the share of each parameter that is not zero (unstructured) or not removed (channel)."""
     keep = 1 - recipe.pruning.sparsity
-    if recipe.pruning.pattern == "unstructured":
+    if recipe.pruning.structure == "unstructured":
         return {name: keep if name in masked else 1.0 for name in shapes}
     kept = dict.fromkeys(shapes, 1.0)
     for group in groups:
@@ -116,7 +116,7 @@ def _planned(
         predicted = None if bits is None or predicted is None else predicted + bits
     return PlannedTarget(
         target=section.name, precision=precision, encoding=section.encoding,
-        effects=target.effects[recipe.pruning.pattern],
+        effects=target.effects[recipe.pruning.structure],
         dense_bytes=round(sum(prod(shape) for shape in shapes.values()) * width / 8),
         predicted_bytes=round(predicted / 8) if predicted is not None else None,
     )  # fmt: skip

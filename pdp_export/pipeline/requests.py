@@ -35,7 +35,7 @@ def check_targets(recipe: Recipe, program: ExportedProgram) -> None:
         PdpExportError: whatever a converter would raise after it.
     """
     for section in recipe.targets:
-        registry.load(section.name).check(program, request_for(recipe, section), recipe.pruning.pattern)
+        registry.load(section.name).check(program, request_for(recipe, section), recipe.pruning.structure)
 
 
 def tolerance_for(recipe: Recipe, section: TargetSection, target: Target) -> float:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 from pdp_export.errors import UsageError, near_misses
 
-PATTERN_NAMES = ("unstructured", "channel")
-_NOT_YET = {"nm": "NM(n, m)", "block": "Block(h, w)"}
+PATTERN_NAMES = ("unstructured", "nm", "block", "channel")
+Ties = Literal["stream", "free"]
 
 
 @dataclass(frozen=True)
@@ -46,43 +47,112 @@ class Channel:
     Everything that adds to a dead channel dies with it (convolution bias, BatchNorm weight and
     bias, depthwise filter), so that the channel is exactly zero and can be cut out.
 
-    ``ties="stream"`` ties all layers that a residual join ties. `align` keeps channel counts at
-    multiples of itself, because kernels like full blocks.
+    ``ties="stream"`` ties all layers that a residual join ties; with ``ties="free"`` the branches may
+    disagree, so a channel leaves the stream only where all of them drop it. `align` keeps channel
+    counts at multiples of itself, because kernels like full blocks.
     """
 
     sparsity: float
-    ties: Literal["stream"] = "stream"
+    ties: Ties = "stream"
     align: int = 8
 
     def __post_init__(self) -> None:
         _check_sparsity(self.sparsity)
-        if self.ties != "stream":
-            raise UsageError(
-                f"ties={self.ties!r} is not supported yet",
-                where="Channel(ties=...)",
-                hint='use ties="stream": the branches of a residual join share one mask',
-            )
+        if self.ties not in ("stream", "free"):
+            raise UsageError(f"unknown ties {self.ties!r}", where="Channel(ties=...)", hint="use one of: stream, free")
         if self.align < 1:
             raise UsageError(f"align is {self.align}, it must be at least 1", where="Channel(align=...)")
 
 
-Pattern = Unstructured | Channel
+@dataclass(frozen=True)
+class NM:
+    """`n` weights are kept of every `m` consecutive ones along the input channels, 0 < n < m.
+
+    Groups lie along axis 1 of (C_out, C_in, kH, kW), each output channel and kernel position for
+    itself. NM(1, 4) on a layer of shape (C_out, C_in) = (2, 4)::
+
+        w    = [[ .9 -.1  .4  .2]       kept = [[ .9  0   0   0]
+                [-.6  .3 -.1 -.7]]              [  0  0   0 -.7]]
+
+    Layers whose input width is no multiple of `m` are left alone and reported. Mind that some tools
+    count zeros instead: coremltools calls this one (3, 4).
+    """
+
+    n: int
+    m: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.n < self.m:
+            raise UsageError(
+                f"n is {self.n} and m is {self.m}, they must satisfy 0 < n < m",
+                where="NM(n, m)",
+                hint="n weights are kept of every m: NM(2, 4) prunes half of them",
+            )
+
+    @property
+    def sparsity(self) -> float:
+        """The share of zeros in a pruned layer."""
+        return 1 - self.n / self.m
 
 
-def make_pattern(name: str, sparsity: float, *, ties: Literal["stream"] = "stream", align: int = 8) -> Pattern:
-    """Return the pattern with this name.
+@dataclass(frozen=True)
+class Block:
+    """Blocks of `height` output by `width` input channels are zero, each kernel position for itself.
+
+    `sparsity` is the share of zero blocks over all prunable layers together; a block's score is the
+    rms of its weights. Block(0.5, 1, 2) on a layer of shape (C_out, C_in) = (2, 4)::
+
+        w    = [[ .9 -.1  .4  .2]       kept = [[ .9 -.1   0   0]
+                [-.6  .3 -.1 -.7]]              [  0   0 -.1 -.7]]       rms .64 .32 / .47 .5
+
+    Layers whose widths are no multiples of the block are left alone and reported.
+    """
+
+    sparsity: float
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        _check_sparsity(self.sparsity)
+        if self.height < 1 or self.width < 1 or self.height * self.width == 1:
+            raise UsageError(
+                f"the block is {self.height} x {self.width}; it must hold at least two weights",
+                where="Block(height, width)",
+                hint="use Unstructured for single weights",
+            )
+
+
+Pattern = Unstructured | NM | Block | Channel
+
+
+def make_pattern(
+    name: str,
+    sparsity: float,
+    *,
+    ties: Ties = "stream",
+    align: int = 8,
+    n: int = 2,
+    m: int = 4,
+    block: tuple[int, int] = (1, 4),
+) -> Pattern:
+    """Return the pattern with this name; only its own arguments are read.
 
     Raises:
-        UsageError: for an unknown pattern, one that is not built yet, or impossible values.
+        UsageError: for an unknown pattern, or impossible values.
     """
-    if name == "unstructured":
-        return Unstructured(sparsity)
-    if name == "channel":
-        return Channel(sparsity, ties=ties, align=align)
-    known = f"use one of: {', '.join(PATTERN_NAMES)}"
-    if name.lower() in _NOT_YET:
-        raise UsageError(f"the pattern {_NOT_YET[name.lower()]} is not supported yet", where="pattern", hint=known)
-    raise UsageError(f"unknown pattern {name!r}{near_misses(name, PATTERN_NAMES)}", where="pattern", hint=known)
+    builders: dict[str, Callable[[], Pattern]] = {
+        "unstructured": lambda: Unstructured(sparsity),
+        "nm": lambda: NM(n, m),
+        "block": lambda: Block(sparsity, *block),
+        "channel": lambda: Channel(sparsity, ties=ties, align=align),
+    }
+    if name not in builders:
+        raise UsageError(
+            f"unknown pattern {name!r}{near_misses(name, PATTERN_NAMES)}",
+            where="pattern",
+            hint=f"use one of: {', '.join(PATTERN_NAMES)}",
+        )
+    return builders[name]()
 
 
 def _check_sparsity(sparsity: float) -> None:

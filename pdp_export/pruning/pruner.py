@@ -5,28 +5,28 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from pdp_export.errors import FileError, UsageError
 from pdp_export.pruning.allocation import Budget
+from pdp_export.pruning.building import Example, build_masks
 from pdp_export.pruning.hardening import harden_masks
-from pdp_export.pruning.masks import Mask
-from pdp_export.pruning.patterns import Channel, Pattern, Unstructured, make_pattern
+from pdp_export.pruning.methods import Preset
+from pdp_export.pruning.methods import preset as named_preset
+from pdp_export.pruning.patterns import NM, Pattern
+from pdp_export.pruning.recipe_arguments import arguments
 from pdp_export.pruning.records import HardenReport, MaskStatistics
-from pdp_export.pruning.roles import first_and_last
-from pdp_export.pruning.schedule import Schedule
-from pdp_export.pruning.schedule import preset as named_preset
-from pdp_export.pruning.selection import Rules, absorbing_weights, channel_masks, find_places, weight_masks
+from pdp_export.pruning.refreshing import Refreshing
+from pdp_export.pruning.schedule import AccuracyRule, Schedule
+from pdp_export.pruning.selection import Rules
+from pdp_export.pruning.sharding import refuse_sharded
 from pdp_export.pruning.statistics import mask_statistics, warnings_from
-from pdp_export.results import Skipped
 
 if TYPE_CHECKING:
-    from pdp_export.recipe import PruningSection
+    from pdp_export.recipe_pruning import PruningSection
 
 _log = logging.getLogger(__name__)
 
@@ -46,15 +46,18 @@ class Pruner:
 
     Args:
         model: The network; its parameters keep their identity, so the optimizer may exist already.
-        pattern: `Unstructured` or `Channel`.
+        pattern: `Unstructured`, `NM`, `Block` or `Channel`.
         schedule: When to prune; by default the preset's ramp, then `step` needs a progress.
-        example_inputs: Positional inputs, required by `Channel`. Without them the first and the
-            last layer of `Unstructured` are taken in definition order.
+        example_inputs: Positional inputs, required by `Channel` and by budgets. Without them the first
+            and the last layer are taken in definition order.
         dynamic: Axes of the inputs that may change, as `graph.capture` takes them.
         ignore: Regular expressions searched in layer names; those layers stay dense.
-        preset: "default" or "paper", see `schedule.preset`.
+        preset: A name of `methods.preset`, or a `Preset` of one's own.
         temperature: The constant tau of the preset "paper", in units of w^2.
         max_layer_sparsity: No single layer loses more than this share.
+        refresh_every: Steps between two selections of the threshold. None: whenever 0.2 % of the run
+            are done, at least every 8 steps.
+        reallocate: Rank the layers against each other until the ramp ends, not only once at its start.
         prune_depthwise, prune_first, prune_last: Include layers that stay dense by default.
 
     Raises:
@@ -71,23 +74,29 @@ class Pruner:
         *,
         dynamic: Mapping[int, Mapping[int, str]] | None = None,
         ignore: Sequence[str] = (),
-        preset: str = "default",
+        preset: str | Preset = "default",
         temperature: float = 1e-4,
         max_layer_sparsity: float = 0.98,
+        refresh_every: int | None = None,
+        reallocate: bool = False,
         prune_depthwise: bool = False,
         prune_first: bool = False,
         prune_last: bool = False,
     ) -> None:
-        self.temperature, ramp = named_preset(preset, temperature)
-        self.model, self.pattern, self.schedule = model, pattern, schedule or Schedule(ramp=ramp)
-        self.max_layer_sparsity = max_layer_sparsity
-        self.progress, self._steps, self._hardened = 0.0, 0, False
+        chosen = preset if isinstance(preset, Preset) else named_preset(preset, temperature)
+        self.model, self.pattern, self.method = model, pattern, chosen.method
+        self.schedule = schedule or Schedule(ramp=chosen.ramp)
+        self.max_layer_sparsity, self.reallocate = max_layer_sparsity, reallocate
+        self.refreshing = Refreshing(refresh_every)
+        self.progress, self._steps, self._hardened, self._raw = 0.0, 0, False, False
+        self._start, self._validations = self.schedule.start(0.0, 0), 0
         self._seen: dict[str, Tensor] = {}
+        program = Example(example_inputs, dynamic).capture(model)
         rules = Rules(tuple(ignore), prune_depthwise, prune_first, prune_last)
-        rules.check(model)
-        self.masks, skipped = self._select(rules, example_inputs, dynamic)
-        self.skipped: tuple[Skipped, ...] = tuple(skipped)
-        self.budget = self._budget()
+        refuse_sharded(model.named_parameters())
+        self.masks, self.skipped = build_masks(model, pattern, chosen.method, rules, program)
+        sizes = [mask.size for mask in self.masks]
+        self.budget = None if isinstance(pattern, NM) else Budget(pattern, sizes, max_layer_sparsity)
         for mask in self.masks:
             mask.attach()
 
@@ -100,21 +109,7 @@ class Pruner:
         dynamic: Mapping[int, Mapping[int, str]] | None = None,
     ) -> Self:
         """Build the pruner that a recipe asks for."""
-        ramp = section.ramp or named_preset(section.preset, section.temperature)[1]
-        return cls(
-            model,
-            make_pattern(section.pattern, section.sparsity, ties=section.ties, align=section.align),
-            Schedule(section.warmup, section.ramp_end, ramp),
-            example_inputs,
-            dynamic=dynamic,
-            ignore=section.ignore,
-            preset=section.preset,
-            temperature=section.temperature,
-            max_layer_sparsity=section.max_layer_sparsity,
-            prune_depthwise=section.prune_depthwise,
-            prune_first=section.prune_first,
-            prune_last=section.prune_last,
-        )
+        return cls(model, example_inputs=example_inputs, dynamic=dynamic, **arguments(section))
 
     @property
     def sparsity(self) -> float:
@@ -135,13 +130,30 @@ class Pruner:
         self._check_live()
         self._steps += 1
         self.progress = self._progress(progress)
-        share = self.schedule.share(self.progress)
-        if share > 0:
-            self._allocate()
-        kappa = self.temperature.kappa(self.progress, self.schedule.warmup)
-        for mask in self.masks:
-            mask.check_attached()
-            mask.refresh(round(share * (mask.target or 0)), self.temperature, kappa)
+        self._start = self._start if self._start is not None else self.schedule.start(self.progress, self._validations)
+        self._check_masks()
+        if self._share() > 0 and self.refreshing.due(self.progress):
+            self._refresh(self._share())
+
+    def refresh(self) -> None:
+        """Select thresholds anew from the present weights, at the present progress."""
+        self._check_live()
+        if self._share() > 0:
+            self._refresh(self._share())
+
+    def validated(self, metric: float) -> None:
+        """Tell the pruner a validation metric; call it after every epoch when warm-up is an `AccuracyRule`."""
+        rule = self.schedule.warmup
+        if isinstance(rule, AccuracyRule) and self._start is None:
+            self._validations = self._validations + 1 if metric >= rule.level else 0
+            self._start = self.schedule.start(self.progress, self._validations)
+
+    def one_shot(self) -> None:
+        """Prune by the present weights alone; on hardening, kept weights keep their raw values."""
+        self._check_live()
+        self.progress, self._raw = 1.0, True
+        self._start = self._start or 0.0
+        self._refresh(1.0)
 
     def harden(self) -> HardenReport:
         """Write exact zeros and take the masks off; the model is an ordinary module again.
@@ -154,9 +166,9 @@ class Pruner:
             ProofError: when the zeros written are not the zeros asked for.
         """
         self._check_live()
-        finished = self.schedule.share(self.progress) >= 1
-        warnings = self._complete()
-        report = harden_masks(self.masks, warnings, fold=finished)
+        finished = self._share() >= 1
+        warnings = self._complete(finished)
+        report = harden_masks(self.masks, warnings, fold=finished and not self._raw)
         self._hardened = True
         for warning in warnings:
             _log.warning(warning)
@@ -177,7 +189,8 @@ class Pruner:
     def identity(self) -> str:
         """Return a text that differs between pruners whose states must not be mixed up."""
         names = [(mask.name, mask.size) for mask in self.masks]
-        return repr((self.pattern, self.schedule, self.temperature, self.max_layer_sparsity, names))
+        options = (self.max_layer_sparsity, self.reallocate, self.refreshing.every)
+        return repr((self.pattern, self.schedule, self.method, options, names))
 
     def state_dict(self) -> dict[str, Any]:
         """Return ``{"meta": JSON values, "tensors": {name: Tensor}}``; weights are the model's own state."""
@@ -185,6 +198,10 @@ class Pruner:
             "meta": {
                 "progress": self.progress,
                 "steps": self._steps,
+                "start": self._start,
+                "validations": self._validations,
+                "raw": self._raw,
+                "refreshing": self.refreshing.state(),
                 "targets": {mask.name: mask.target for mask in self.masks},
                 "pruned": {mask.name: mask.pruned for mask in self.masks},
             },
@@ -192,7 +209,8 @@ class Pruner:
                 f"{mask.name}.{kind}": buffer.detach().clone()
                 for mask in self.masks
                 for kind, buffer in mask.named_buffers()
-            },
+            }
+            | {f"{name}.seen": kept for name, kept in self._seen.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -204,53 +222,37 @@ class Pruner:
         meta, tensors = state["meta"], state["tensors"]
         if set(meta["targets"]) != {mask.name for mask in self.masks}:
             raise FileError("the pruning state belongs to another model or pattern", where="pruner")
-        self.progress, self._steps = meta["progress"], meta["steps"]
+        self.progress, self._steps, self._raw = meta["progress"], meta["steps"], meta["raw"]
+        self._start, self._validations = meta["start"], meta["validations"]
+        self.refreshing.restore(meta["refreshing"])
         for mask in self.masks:
             mask.target, mask.pruned = meta["targets"][mask.name], meta["pruned"][mask.name]
+            mask.active = mask.pruned > 0
             for kind, buffer in mask.named_buffers():
                 buffer.copy_(tensors[f"{mask.name}.{kind}"])
+        seen = {mask.name: tensors.get(f"{mask.name}.seen") for mask in self.masks}
+        self._seen = {
+            mask.name: kept.to(mask.threshold.device) for mask in self.masks if (kept := seen[mask.name]) is not None
+        }
 
-    def _select(
-        self,
-        rules: Rules,
-        example_inputs: tuple[Tensor, ...] | None,
-        dynamic: Mapping[int, Mapping[int, str]] | None,
-    ) -> tuple[Sequence[Mask], list[Skipped]]:
-        program = None if example_inputs is None else _capture(self.model, example_inputs, dynamic)
-        places, gain = find_places(self.model), self.temperature.gain
-        weights = absorbing_weights(places)
-        first, last = first_and_last(program, weights) if program else (weights[:1], weights[-1:])
-        rules = replace(rules, first=frozenset(first), last=frozenset(last))
-        if isinstance(self.pattern, Unstructured):
-            return weight_masks(places, rules, gain)
-        if not isinstance(self.pattern, Channel):
-            raise UsageError(
-                f"the pattern {self.pattern!r} is not supported", where="pattern", hint="use Unstructured or Channel"
-            )
-        if program is None:
-            raise UsageError(
-                "Channel needs example_inputs, to find which layers share their channels",
-                where="Pruner(example_inputs=...)",
-                hint="pass a tuple of input tensors",
-            )
-        from pdp_export.graph.channel_groups import channel_groups
+    def _check_masks(self) -> None:
+        for mask in self.masks:
+            mask.check_attached()
+            refuse_sharded((place.name, place.parameter) for place in mask.places)
 
-        return channel_masks(channel_groups(program), places, rules, self.pattern.align, gain)
+    def _share(self) -> float:
+        return 0.0 if self._start is None else self.schedule.share(self.progress, self._start)
 
-    def _budget(self) -> Budget:
-        if not self.masks:
-            reasons = sorted({item.reason for item in self.skipped})
-            raise UsageError(
-                f"nothing to prune: {'; '.join(reasons) or 'the model has no convolution and no linear layer'}",
-                where=f"pattern {type(self.pattern).__name__}",
-                hint="relax ignore, prune_first, prune_last or prune_depthwise",
-            )
-        return Budget(self.pattern, [mask.size for mask in self.masks], self.max_layer_sparsity)
+    def _refresh(self, share: float) -> None:
+        self._allocate(again=self.reallocate and share < 1)
+        kappa = self.method.temperature.kappa(self.progress, self._start or 0.0)
+        for mask in self.masks:
+            mask.refresh(share, kappa)
 
     @torch.no_grad()
-    def _allocate(self) -> None:
-        """Fix every mask's final count, once."""
-        if all(mask.target is not None for mask in self.masks):
+    def _allocate(self, again: bool = False) -> None:
+        """Fix every mask's final count, once or `again`."""
+        if self.budget is None or not (again or any(mask.target is None for mask in self.masks)):
             return
         for mask in self.masks:
             mask.check_finite()
@@ -258,19 +260,19 @@ class Pruner:
         for mask, count in zip(self.masks, counts, strict=True):
             mask.target = count
 
-    def _complete(self) -> list[str]:
-        """Bring every mask to its final ratio; return the warnings."""
-        share = self.schedule.share(self.progress)
-        unfinished = (
-            f"hardened at {100 * share:.0f} % of the ramp: {self.sparsity:.3f} was trained, "
-            f"{self.pattern.sparsity} is deployed; train on to progress {self.schedule.ramp_end}"
-        )
-        self._allocate()
-        kappa = self.temperature.kappa(self.progress, self.schedule.warmup)
+    def _complete(self, finished: bool) -> list[str]:
+        """Bring every mask to its final ratio by the present weights; return the warnings."""
+        self._check_masks()
         for mask in self.masks:
-            mask.check_attached()
-            mask.refresh(mask.target or 0, self.temperature, kappa)
-        return [unfinished] if share < 1 else self.warnings()
+            mask.check_finite()
+        before = self.sparsity
+        self._refresh(1.0)
+        if finished:
+            return self.warnings()
+        return [
+            f"hardened at {100 * self._share():.0f} % of the ramp: {before:.3f} was trained, "
+            f"{self.sparsity:.3f} is deployed; train on to progress {self.schedule.ramp_end}"
+        ]
 
     def _progress(self, progress: float | None) -> float:
         if progress is None:
@@ -288,11 +290,3 @@ class Pruner:
     def _check_live(self) -> None:
         if self._hardened:
             raise UsageError("this Pruner has hardened its model already", hint="build a new Pruner to prune further")
-
-
-def _capture(
-    model: nn.Module, inputs: tuple[Tensor, ...], dynamic: Mapping[int, Mapping[int, str]] | None
-) -> ExportedProgram:
-    from pdp_export.graph.capture import capture
-
-    return capture(model, inputs, dynamic)

@@ -8,12 +8,13 @@ from pdp_export.results import Record
 class MaskStatistics(Record):
     """The state of one mask.
 
-    `asked` and `current` are shares of `size` (weights or channels). `threshold` is t in units of
-    the scores. `sharpness` is t^2 / tau for weights and std(s^2) / 10 tau for channels; under 100 the
+    `asked` and `current` are shares of `size` (weights, blocks or channels). `threshold` is t in units of
+    the scores. `sharpness` is t^2 / tau for weights and std(s^2) / 10 tau for groups; under 100 the
     mask is still soft. `fuzzy` is the share with 0.05 < m < 0.95. `gain` is the largest derivative
     at the boundary before any clip, 1/2 + t^2 / (2 tau), and `clip` its limit (None: no clip).
     `churn` is the share of kept-or-pruned decisions that changed since statistics were last taken
-    (None the first time).
+    (None the first time). `gap` tells whether pruned weights still take part in the soft network;
+    where they do not, sharpness and fuzziness are no danger.
     """
 
     name: str
@@ -25,6 +26,7 @@ class MaskStatistics(Record):
     sharpness: float
     gain: float
     clip: float | None
+    gap: bool
     fuzzy: float
     churn: float | None
 

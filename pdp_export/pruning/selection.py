@@ -12,7 +12,9 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from pdp_export.errors import UsageError, near_misses
-from pdp_export.pruning.masks import ChannelMask, Place, WeightMask
+from pdp_export.pruning.masks import BlockMask, ChannelMask, Mask, NMMask, Place, WeightMask
+from pdp_export.pruning.methods.base import Method
+from pdp_export.pruning.patterns import NM, Block, Unstructured
 from pdp_export.results import Skipped
 
 if TYPE_CHECKING:
@@ -104,20 +106,38 @@ def absorbing_weights(places: Mapping[int, Sequence[Place]]) -> list[str]:
 
 
 def weight_masks(
-    places: Mapping[int, Sequence[Place]], rules: Rules, gain: float | None
-) -> tuple[list[WeightMask], list[Skipped]]:
+    places: Mapping[int, Sequence[Place]], rules: Rules, pattern: Unstructured | NM | Block, method: Method
+) -> tuple[list[Mask], list[Skipped]]:
     """Return one mask per prunable weight (tied ones once), and the reasons for the others."""
-    masks, skipped = [], list(_foreign(places))
+    masks: list[Mask] = []
+    skipped = list(_foreign(places))
     for owners in prunable_weights(places):
         reasons = [reason for place in owners if (reason := rules.refusal(place.name, place.module))]
-        reason = reasons[0] if reasons else _cannot_train(owners[0])
+        reason = reasons[0] if reasons else _cannot_train(owners[0]) or _misfit(owners[0], pattern)
         if reason:
             skipped.append(Skipped(layer=layer_of(owners[0].name), stage="prune", reason=reason))
         else:
-            masks.append(
-                WeightMask(layer_of(owners[0].name) or owners[0].name, owners[0].parameter.numel(), owners, gain)
-            )
+            masks.append(_weight_mask(owners, pattern, method))
     return masks, skipped
+
+
+def _weight_mask(owners: Sequence[Place], pattern: Unstructured | NM | Block, method: Method) -> Mask:
+    name = layer_of(owners[0].name) or owners[0].name
+    if isinstance(pattern, NM):
+        return NMMask(name, pattern.n, pattern.m, owners, method)
+    if isinstance(pattern, Block):
+        return BlockMask(name, pattern.height, pattern.width, owners, method)
+    return WeightMask(name, owners[0].parameter.numel(), owners, method)
+
+
+def _misfit(place: Place, pattern: Unstructured | NM | Block) -> str | None:
+    """Return why the pattern does not divide this weight, or None."""
+    outputs, inputs = place.parameter.shape[:2]
+    if isinstance(pattern, NM) and inputs % pattern.m:
+        return f"{inputs} input channels are no multiple of {pattern.m}"
+    if isinstance(pattern, Block) and (outputs % pattern.height or inputs % pattern.width):
+        return f"{outputs} x {inputs} channels cannot be cut into blocks of {pattern.height} x {pattern.width}"
+    return None
 
 
 def channel_masks(
@@ -125,7 +145,7 @@ def channel_masks(
     places: Mapping[int, Sequence[Place]],
     rules: Rules,
     align: int,
-    gain: float | None,
+    method: Method,
 ) -> tuple[list[ChannelMask], list[Skipped]]:
     """Return one mask per group of tied channels, and the reasons for the groups left alone."""
     by_name = {place.name: list(owners) for owners in places.values() for place in owners}
@@ -137,7 +157,7 @@ def channel_masks(
             skipped += [Skipped(layer=layer, stage="prune", reason=reason) for layer in layers]
         else:
             filters, followers = ([by_name[name][0] for name in part] for part in (group.filters, group.followers))
-            masks.append(ChannelMask(group.name, group.channels, filters, followers, gain))
+            masks.append(ChannelMask(group.name, group.channels, filters, followers, method))
     return masks, skipped
 
 

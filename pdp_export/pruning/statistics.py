@@ -20,20 +20,21 @@ _NAMED = 3
 @torch.no_grad()
 def mask_statistics(mask: Mask, before: Tensor | None = None) -> tuple[MaskStatistics, Tensor]:
     """Return the state of a mask and its kept positions, to be passed as `before` next time."""
-    soft = mask.soft()
-    kept = soft >= _HALF
-    active = mask.pruned > 0
+    soft, method = mask.soft(), mask.method
+    kept = soft >= _HALF if method.has_gap else soft > 0
+    fuzzy = ((soft > _LOW) & (soft < _HIGH)).float().mean() if method.has_gap else 0.0
     row = MaskStatistics(
         name=mask.name,
         parameters=mask.parameter_names,
         size=mask.size,
         asked=None if mask.target is None else mask.target / mask.size,
         current=mask.pruned / mask.size,
-        threshold=float(mask.threshold) if active else 0.0,
-        sharpness=float(mask.scale(mask.scores()) / mask.tau) if active else 0.0,
-        gain=0.5 + float(mask.threshold.square() / mask.tau) / 2 if active else 1.0,
-        clip=mask.gain,
-        fuzzy=float(((soft > _LOW) & (soft < _HIGH)).float().mean()),
+        threshold=float(mask.threshold.mean()) if mask.active else 0.0,
+        sharpness=float((mask.scale(mask.scores()) / mask.tau).amin()) if mask.active else 0.0,
+        gain=float(method.boundary_gain(mask.threshold, mask.tau).amax()) if mask.active else 1.0,
+        clip=method.clip,
+        gap=method.has_gap,
+        fuzzy=float(fuzzy),
         churn=None if before is None else float((kept != before).float().mean()),
     )
     return row, kept
@@ -42,7 +43,9 @@ def mask_statistics(mask: Mask, before: Tensor | None = None) -> tuple[MaskStati
 def warnings_from(rows: Sequence[MaskStatistics]) -> list[str]:
     """Return one warning per danger, naming the masks in it."""
     active = [row for row in rows if row.current > 0]
-    soft = [row.name for row in active if row.sharpness < _SHARP or row.fuzzy > _FUZZY * (1 - row.current)]
+    soft = [
+        row.name for row in active if row.gap and (row.sharpness < _SHARP or row.fuzzy > _FUZZY * (1 - row.current))
+    ]
     steep = [row.name for row in active if row.clip is None and row.gain > _GAIN]
     warnings = []
     if soft:

@@ -10,14 +10,18 @@ def midpoint(scores: Tensor, pruned: int) -> Tensor:
     """Return t, midway between the largest pruned and the smallest kept score.
 
     `scores` has shape (n,) and is not negative; ``0 <= pruned < n``. Nothing pruned gives t = 0.
+    Where the two are equal, t is the next smaller score (or 0): all of the tied ones stay in the
+    soft network, and hardening picks among them.
     Source: PDP, ``t = (min|W_h| + max|W_l|) / 2``.
     """
     if pruned == 0:
         return scores.new_zeros(())
     lower = scores.kthvalue(pruned).values
-    tied = (scores <= lower).sum() > pruned  # the next score equals this one
-    upper = torch.where(scores > lower, scores, torch.inf).amin()
-    return torch.where(tied, lower, (lower + upper) / 2)
+    above = scores > lower
+    upper = torch.where(above, scores, torch.inf).amin()
+    below = torch.where(scores < lower, scores, 0).amax()
+    tied = scores.numel() - above.sum() > pruned  # the next score equals this one
+    return torch.where(tied, below, (lower + upper) / 2)
 
 
 def keep_mask(scores: Tensor, pruned: int) -> Tensor:

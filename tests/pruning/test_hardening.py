@@ -10,17 +10,17 @@ from pdp_export.errors import ProofError
 from pdp_export.pruning import Pruner, Schedule, Unstructured
 from pdp_export.pruning.hardening import harden_masks
 from pdp_export.pruning.masks import Place, WeightMask
-from pdp_export.pruning.schedule import preset
+from pdp_export.pruning.methods import preset
 
 
 def attached(weight: list[float], pruned: int, kappa: float) -> tuple[nn.Linear, WeightMask]:
     layer = nn.Linear(len(weight), 1, bias=False)
     with torch.no_grad():
         layer.weight.copy_(torch.tensor([weight]))
-    mask = WeightMask("layer", len(weight), [Place(layer, "weight", "weight")], 1.0)
+    mask = WeightMask("layer", len(weight), [Place(layer, "weight", "weight")], preset("default").method)
     mask.attach()
     mask.target = pruned
-    mask.refresh(pruned, preset("default", 1e-4)[0], kappa)
+    mask.refresh(1.0, kappa)
     return layer, mask
 
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pdp_export.pruning.soft_mask import TINY, soft_mask, soft_product
+from pdp_export.pruning.methods.base import gated_product
+from pdp_export.pruning.methods.sigmoid import RectifiedMask, SigmoidMask, soft_mask
+from pdp_export.pruning.methods.temperature import TINY, Temperature
 
+TEMPERATURE = Temperature(relative=True, start=4.0, end=4.0)
 magnitudes = st.floats(min_value=1e-3, max_value=2.0)
 
 
@@ -17,6 +22,10 @@ def reference(weight: Tensor, threshold: float, tau: float) -> Tensor:
     """The paper's two-way softmax, written out."""
     logits = torch.stack([torch.full_like(weight, threshold**2 / tau), weight**2 / tau])
     return torch.softmax(logits, dim=0)[1] * weight
+
+
+def soft_product(weight: Tensor, threshold: Tensor, tau: Tensor, gain: float | None = None) -> Tensor:
+    return gated_product(weight, threshold, tau, SigmoidMask(TEMPERATURE, gain))
 
 
 def gradient(weight: Tensor, threshold: float, tau: float, gain: float | None) -> Tensor:
@@ -88,3 +97,30 @@ def test_half_precision_weights_are_squared_in_float32(dtype):
     masked.sum().backward()
     assert weight.grad is not None
     assert weight.grad.dtype is dtype
+
+
+def rectified(weight: Tensor, threshold: float, backward: float | None) -> tuple[Tensor, Tensor]:
+    leaf = weight.clone().requires_grad_()
+    tau = torch.tensor(4 * threshold**2)
+    masked = gated_product(leaf, torch.tensor(threshold), tau, RectifiedMask(TEMPERATURE, backward))
+    masked.sum().backward()
+    assert leaf.grad is not None
+    return masked.detach(), leaf.grad
+
+
+@given(threshold=magnitudes)
+def test_rectified_mask_is_zero_up_to_the_threshold_and_continuous_there(threshold):
+    """A jump or a leak at t would bring the soft-hard gap back that this form exists to remove."""
+    weight = threshold * torch.tensor([-1.001, -0.999, 0.0, 0.5, 0.999, 1.001, 2.0])
+    masked, _ = rectified(weight, threshold, 1.0)
+    assert masked[1:5].tolist() == [0, 0, 0, 0]
+    assert 0 < float(masked[5]) < 1e-3 * threshold
+    torch.testing.assert_close(float(masked[6]), 2 * threshold * math.tanh(3 / 8), rtol=1e-4, atol=0)
+
+
+@given(threshold=magnitudes)
+def test_rectified_slope_is_pdps_at_the_backward_temperature(threshold):
+    """Pruned weights revive by PDP's own gradient, not by that of the rectified gate (which is zero there)."""
+    weight = torch.linspace(-2.5 * threshold, 2.5 * threshold, 41)
+    torch.testing.assert_close(rectified(weight, threshold, 1.0)[1], gradient(weight, threshold, threshold**2, None))
+    assert bool((rectified(weight, threshold, None)[1] == 1).all())

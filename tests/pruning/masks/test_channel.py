@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from pdp_export.pruning import Channel, Pruner, Schedule
 from pdp_export.pruning.masks import ChannelMask, Place
-from pdp_export.pruning.schedule import preset
+from pdp_export.pruning.methods import preset
 from sample_models.mobilenet_v1 import mobilenet_v1
 from sample_models.resnet import resnet_cifar
 
@@ -21,11 +21,12 @@ def places(module: nn.Module, *attributes: str) -> list[Place]:
 def test_filters_are_scored_along_output_channels():
     """The norm over the wrong axis goes unnoticed on square layers; this one is (3, 5, 2, 1)."""
     conv = nn.Conv2d(5, 3, (2, 1))
-    mask = ChannelMask("g", 3, places(conv, "weight"), places(conv, "bias"), 1.0)
+    mask = ChannelMask("g", 3, places(conv, "weight"), places(conv, "bias"), preset("default").method)
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([3.0, 1.0, 2.0]).view(3, 1, 1, 1).expand(3, 5, 2, 1))
     torch.testing.assert_close(mask.scores(), torch.tensor([3.0, 1.0, 2.0]))
-    mask.refresh(1, preset("default", 1e-4)[0], 1e-3)
+    mask.target = 1
+    mask.refresh(1.0, 1e-3)
     keep, _ = mask.harden(fold=False)
     assert keep.tolist() == [True, False, True]
     assert conv.weight[1].count_nonzero() == 0
@@ -33,35 +34,36 @@ def test_filters_are_scored_along_output_channels():
     assert conv.weight[0].count_nonzero() == 10
 
 
-def gated_pair(gain: float | None) -> tuple[nn.Conv2d, nn.BatchNorm2d, ChannelMask]:
+def gated_pair(name: str) -> tuple[nn.Conv2d, nn.BatchNorm2d, ChannelMask]:
     conv, norm = nn.Conv2d(2, 4, 1, bias=False), nn.BatchNorm2d(4)
     with torch.no_grad():
         conv.weight.copy_(torch.tensor([0.1, 0.2, 0.3, 0.4]).view(4, 1, 1, 1).expand(4, 2, 1, 1))
         norm.bias.fill_(0.7)
-    mask = ChannelMask("g", 4, places(conv, "weight"), places(norm, "weight", "bias"), gain)
+    mask = ChannelMask("g", 4, places(conv, "weight"), places(norm, "weight", "bias"), preset(name).method)
     mask.attach()
-    mask.refresh(2, preset("default", 1e-4)[0], 0.1)
+    mask.target = 2
+    mask.refresh(1.0, 0.1)
     return conv, norm, mask
 
 
 def test_gate_fades_the_channel_behind_batchnorm():
     """BatchNorm undoes a scaled filter, so the channel fades only if the gate is on BatchNorm too."""
-    conv, norm, _ = gated_pair(1.0)
+    conv, norm, _ = gated_pair("default")
     output = norm(conv(torch.randn(8, 2, 5, 5))).detach()
     assert float(output[:, 0].abs().max()) < 1e-2
     assert float(output[:, 3].abs().max()) > 0.5
 
 
-@pytest.mark.parametrize("gain", [1.0, None])
-def test_gate_is_constant_in_the_backward_pass_unless_unclipped(gain):
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_gate_is_constant_in_the_backward_pass_unless_unclipped(name):
     """A gradient through the gate gathers norms at the threshold, where masks stay soft."""
-    conv, norm, mask = gated_pair(gain)
+    conv, norm, mask = gated_pair(name)
     raw = norm.parametrizations.bias.original
     gradient = torch.tensor([1.0, 1.0, 1.0, 1.0])
     (norm.bias * gradient).sum().backward()
     torch.testing.assert_close(raw.grad, mask.soft())
     filters = conv.parametrizations.weight.original.grad
-    assert (filters is None) == (gain is not None)
+    assert (filters is None) == (name == "default")
 
 
 def test_nearly_equal_norms_still_get_a_hard_mask():
@@ -73,8 +75,9 @@ def test_nearly_equal_norms_still_get_a_hard_mask():
             .view(-1, 1, 1, 1)
             .expand(32, 4, 1, 1)
         )
-    mask = ChannelMask("g", 32, places(conv, "weight"), places(conv, "bias"), 1.0)
-    mask.refresh(16, preset("default", 1e-4)[0], 1e-3)
+    mask = ChannelMask("g", 32, places(conv, "weight"), places(conv, "bias"), preset("default").method)
+    mask.target = 16
+    mask.refresh(1.0, 1e-3)
     assert float((mask.soft() - (mask.soft() >= 0.5).float()).abs().max()) < 0.1
 
 

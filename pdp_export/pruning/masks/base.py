@@ -1,0 +1,157 @@
+"""Masks as parametrizations: while attached, reading the parameter gives the softly masked value.
+
+The dense values stay trainable behind it (``module.parametrizations.weight.original`` is the very
+Parameter that the optimizer holds), so pruned weights can come back until `harden`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from pdp_export.errors import TrainingStoppedError, UsageError
+from pdp_export.pruning.methods.base import Method
+from pdp_export.pruning.threshold import keep_mask, midpoint
+
+
+@dataclass(frozen=True)
+class Place:
+    """One attribute of one module that holds a parameter; tied parameters have several places."""
+
+    module: nn.Module
+    attribute: str
+    name: str
+
+    @property
+    def parameter(self) -> nn.Parameter:
+        """The dense, trainable values, masked or not."""
+        holder, name = self.module, self.attribute
+        if parametrize.is_parametrized(self.module, self.attribute):
+            holder, name = self.module.get_submodule(f"parametrizations.{self.attribute}"), "original"
+        return holder.get_parameter(name)
+
+
+class Mask(nn.Module):
+    """One score vector, its threshold, and the parameters that it masks.
+
+    `size` counts what can be pruned (weights, blocks or channels), `target` what will be in the end
+    and `pruned` what is now. Until it is `active` the mask is exactly 1: values pass untouched.
+    """
+
+    threshold: Tensor
+    tau: Tensor
+
+    def __init__(self, name: str, size: int, places: Sequence[Place], method: Method) -> None:
+        super().__init__()
+        self.name, self.size, self.places, self.method = name, size, list(places), method
+        self.target: int | None = None
+        self.pruned, self.active = 0, False
+        shape, device = self.threshold_shape(), self.places[0].parameter.device
+        self.register_buffer("threshold", torch.zeros(shape, device=device), persistent=False)
+        self.register_buffer("tau", torch.ones(shape, device=device), persistent=False)
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """The names of all masked parameters, tied ones under each of their names."""
+        return tuple(place.name for place in self.places)
+
+    def parameters_masked(self) -> list[nn.Parameter]:
+        """Return the dense parameters, tied ones once."""
+        return list({id(place.parameter): place.parameter for place in self.places}.values())
+
+    def threshold_shape(self) -> tuple[int, ...]:
+        """Return the shape of threshold and tau: () for one of each."""
+        return ()
+
+    def scores(self) -> Tensor:
+        """Return the importance of each unit, shape (size,), float32, not negative."""
+        raise NotImplementedError
+
+    def scale(self, scores: Tensor) -> Tensor:
+        """Return what tau is relative to, in units of the squared scores, shaped like the threshold."""
+        raise NotImplementedError
+
+    def gate(self) -> Tensor:
+        """Return the factor of each unit by the present weights, shape (size,)."""
+        raise NotImplementedError
+
+    def keep_for(self, keep: Tensor, parameter: Tensor) -> Tensor:
+        """Return `keep`, shape (size,), in the shape of `parameter`."""
+        raise NotImplementedError
+
+    def boundary(self, scores: Tensor, share: float) -> Tensor:
+        """Return the threshold at this share of the final ratio."""
+        del share
+        return midpoint(scores, self.pruned)
+
+    def keep(self) -> Tensor:
+        """Return which units stay, bool of shape (size,), exactly `pruned` of them False."""
+        return keep_mask(self.scores(), self.pruned)
+
+    def attach(self) -> None:
+        """Register this mask on each of its places."""
+        for place in self.places:
+            parametrize.register_parametrization(place.module, place.attribute, self)
+
+    def detach(self) -> None:
+        """Take the mask off; the parameters keep their identity and their present values."""
+        for place in self.places:
+            parametrize.remove_parametrizations(place.module, place.attribute, leave_parametrized=False)
+
+    def check_attached(self) -> None:
+        """Raise UsageError when somebody replaced the module's weight or took the mask off."""
+        for place in self.places:
+            chain = getattr(place.module, "parametrizations", {})
+            if place.attribute not in chain or chain[place.attribute][0] is not self:
+                raise UsageError(
+                    f"{place.name} lost its mask: the module was changed after the Pruner was attached",
+                    where=place.name,
+                    hint="change the model first, then build the Pruner",
+                )
+
+    @torch.no_grad()
+    def refresh(self, share: float, kappa: float) -> None:
+        """Set ratio, threshold and temperature from the present weights.
+
+        `share` is the share of the final ratio, 0..1; `kappa` the relative (or constant) temperature.
+        """
+        self.pruned = round(share * (self.target or 0))
+        self.active = self.pruned > 0
+        if self.active:
+            scores = self.scores()
+            self.threshold.copy_(self.boundary(scores, share))
+            self.tau.copy_(self.method.temperature.tau(self.scale(scores), kappa))
+
+    @torch.no_grad()
+    def soft(self) -> Tensor:
+        """Return the factor of each unit, shape (size,); ones while nothing is pruned."""
+        return self.gate() if self.active else torch.ones_like(self.scores())
+
+    @torch.no_grad()
+    def harden(self, fold: bool) -> tuple[Tensor, Tensor]:
+        """Write +0.0 over what is pruned, in place; return what is kept, and the factor of each, (size,).
+
+        With `fold` a kept value is multiplied by its gate, so that it is the very number that
+        was trained: BatchNorm statistics belong to it. Otherwise it keeps its raw value.
+        """
+        keep = self.keep()
+        factor = keep * self.soft() if fold else keep.float()
+        for parameter in self.parameters_masked():
+            shaped = self.keep_for(factor, parameter)
+            parameter.copy_((parameter.float() * shaped).to(parameter.dtype))
+            parameter.masked_fill_(shaped == 0, 0.0).add_(0.0)  # -0.0 and its kin become +0.0
+        return keep, factor
+
+    def check_finite(self) -> None:
+        """Raise TrainingStoppedError when the weights hold NaN or Inf."""
+        for place in self.places:
+            if not bool(place.parameter.isfinite().all()):
+                raise TrainingStoppedError(
+                    "the weights hold NaN or Inf, so they cannot be ranked",
+                    where=place.name,
+                    hint="start from finite weights, or train with a smaller learning rate",
+                )

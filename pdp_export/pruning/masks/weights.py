@@ -1,0 +1,86 @@
+"""Masks of single weights: one threshold per layer, or one per N:M group."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pdp_export.pruning.masks.base import Mask, Place
+from pdp_export.pruning.methods.base import Method, gated_product
+
+
+class WeightMask(Mask):
+    """Masks single weights of one parameter by their magnitude."""
+
+    def scores(self) -> Tensor:
+        """Return ``|w|``, shape (n,)."""
+        return self.places[0].parameter.detach().float().abs().flatten()
+
+    def scale(self, scores: Tensor) -> Tensor:
+        """Return t^2: weights spread from 0 to a few t."""
+        del scores
+        return self.threshold.square()
+
+    def gate(self) -> Tensor:
+        """Return the gate of every weight, flattened."""
+        weight = self.grouped(self.places[0].parameter.detach().float())
+        return self.method.gate(weight, self.threshold, self.tau).flatten()
+
+    def grouped(self, weight: Tensor) -> Tensor:
+        """Return a view against which the threshold broadcasts."""
+        return weight
+
+    def keep_for(self, keep: Tensor, parameter: Tensor) -> Tensor:
+        """Return the mask in the parameter's shape."""
+        return keep.view_as(parameter)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the softly masked weight."""
+        if not self.active:
+            return weight
+        return gated_product(self.grouped(weight), self.threshold, self.tau, self.method).view_as(weight)
+
+
+class NMMask(WeightMask):
+    """Keeps `kept` of every `group` weights along the input channels, each group with its own threshold.
+
+    t is the midpoint between the largest pruned and the smallest kept of a group. While the ratio
+    rises, t moves linearly from the midpoint of one count to that of the next.
+    """
+
+    def __init__(self, name: str, kept: int, group: int, places: Sequence[Place], method: Method) -> None:
+        self.kept, self.group = kept, group
+        self.shape = tuple(places[0].parameter.shape)
+        super().__init__(name, places[0].parameter.numel(), places, method)
+        self.target = self.size // group * (group - kept)
+
+    def threshold_shape(self) -> tuple[int, ...]:
+        """Return (C_out, C_in / m, 1, kernel...)."""
+        return (self.shape[0], self.shape[1] // self.group, 1, *self.shape[2:])
+
+    def grouped(self, weight: Tensor) -> Tensor:
+        """Return (C_out, C_in / m, m, kernel...)."""
+        return torch.unflatten(weight, 1, (-1, self.group))
+
+    def boundary(self, scores: Tensor, share: float) -> Tensor:
+        """Return one threshold per group."""
+        ordered = self.grouped(scores.view(self.shape)).sort(dim=2).values
+        middle = (ordered[:, :, 1:] + ordered[:, :, :-1]) / 2
+        steps = torch.cat([torch.zeros_like(ordered[:, :, :1]), middle], dim=2)
+        count = share * (self.group - self.kept)
+        low = min(int(count), self.group - self.kept)
+        high = min(low + 1, self.group - self.kept)
+        return torch.lerp(steps[:, :, low : low + 1], steps[:, :, high : high + 1], count - low)
+
+    def keep(self) -> Tensor:
+        """Return the mask; among equal weights of a group the first ones are pruned."""
+        order = self.grouped(self.scores().view(self.shape)).sort(dim=2, stable=True).indices
+        rank = torch.empty_like(order).scatter_(2, order, self._positions(order))
+        return (rank >= self.pruned * self.group // self.size).flatten()
+
+    @staticmethod
+    def _positions(order: Tensor) -> Tensor:
+        positions = torch.arange(order.shape[2], device=order.device)
+        return positions.view(1, 1, -1, *[1] * (order.dim() - 3)).expand_as(order)

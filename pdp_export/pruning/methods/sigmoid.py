@@ -1,0 +1,100 @@
+"""PDP: the sigmoid mask of the paper, and its rectified form that ends in exact zeros.
+
+Source: Cho, Adya, Naik, PDP (NeurIPS 2023, arXiv 2305.11203) for the mask; the detached threshold,
+the relative temperature, the clip and the rectified form are this package's choices.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pdp_export.pruning.methods.base import Method
+
+_HUGE = 1e30  # keeps w^2 / tau finite, since inf * 0 would be NaN
+
+
+def soft_mask(values: Tensor, threshold: Tensor, tau: Tensor) -> Tensor:
+    """Return ``m = sigmoid((w^2 - t^2) / tau)``: 1/2 at |w| = t, rising with |w|."""
+    return values.square().sub_(threshold.square()).div_(tau).sigmoid_()
+
+
+def product_slope(values: Tensor, mask: Tensor, tau: Tensor, clip: float | None) -> Tensor:
+    """Return ``d(w m)/dw = m + (2 w^2 / tau) m (1 - m)`` with t held constant, at most `clip`.
+
+    Never negative; 1/2 + t^2 / (2 tau) at |w| = t.
+    """
+    boost = values.square().mul_(2).div_(tau).clamp_(max=_HUGE)
+    boost.mul_(1 - mask).add_(1).mul_(mask)
+    return boost if clip is None else boost.clamp_(max=clip)
+
+
+@dataclass(frozen=True)
+class SigmoidMask(Method):
+    """The mask of PDP, ``w_hat = w * sigmoid((w^2 - t^2) / tau)``.
+
+    `gain` clips the slope: for a small tau the boundary gain is a per-weight learning rate of
+    hundreds that throws weights off the boundary. Without a clip (preset "paper") autograd also
+    runs through the gates of groups; with one, a group's gate is constant in the backward pass.
+    """
+
+    gain: float | None = None
+
+    def gate(self, values: Tensor, threshold: Tensor, tau: Tensor) -> Tensor:
+        """Return m, 0..1."""
+        return soft_mask(values, threshold, tau)
+
+    def slope(self, values: Tensor, gate: Tensor, threshold: Tensor, tau: Tensor) -> Tensor:
+        """Return the derivative of w * m, clipped."""
+        del threshold
+        return product_slope(values, gate, tau, self.gain)
+
+    def boundary_gain(self, threshold: Tensor, tau: Tensor) -> Tensor:
+        """Return 1/2 + t^2 / (2 tau)."""
+        return 0.5 + threshold.square() / tau / 2
+
+    @property
+    def clip(self) -> float | None:
+        """The limit of the slope."""
+        return self.gain
+
+    @property
+    def has_gap(self) -> bool:
+        """Yes: m is never exactly 0."""
+        return True
+
+    @property
+    def differentiates_groups(self) -> bool:
+        """Only as published, without a clip."""
+        return self.gain is None
+
+
+@dataclass(frozen=True)
+class RectifiedMask(Method):
+    """Our extension: ``w_hat = w * max(0, 2m - 1) = w * max(0, tanh((w^2 - t^2) / (2 tau)))``.
+
+    Exactly zero at |w| <= t and continuous there, so the soft network is the deployed one. The
+    slope is that of PDP at tau = `backward` * t^2, or 1 everywhere (straight-through) for None:
+    either way pruned weights keep learning.
+    """
+
+    backward: float | None = 1.0
+    from_smallest = True
+
+    def gate(self, values: Tensor, threshold: Tensor, tau: Tensor) -> Tensor:
+        """Return max(0, 2m - 1), 0..1."""
+        return values.square().sub_(threshold.square()).div_(2 * tau).tanh_().clamp_(min=0)
+
+    def slope(self, values: Tensor, gate: Tensor, threshold: Tensor, tau: Tensor) -> Tensor:
+        """Return PDP's derivative at the backward temperature."""
+        del gate
+        if self.backward is None:
+            return torch.ones_like(values)
+        tau = self.temperature.tau(threshold.square(), self.backward)
+        return product_slope(values, soft_mask(values, threshold, tau), tau, None)
+
+    def group_slope(self, gate: Tensor) -> Tensor:
+        """Return 1: dead groups keep learning."""
+        return torch.ones_like(gate)
