@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pdp_export.errors import FileError
 from pdp_export.files import atomic_path, remove, sha256
+from pdp_export.training.packing import pack, unpack
 
 _FORMAT = "pdp-export checkpoint 1"
 _KEPT = 2
@@ -33,6 +34,15 @@ class Snapshot:
 
     tensors: dict[str, Tensor]
     meta: dict[str, Any]
+
+    def to_bytes(self) -> bytes:
+        """Return the snapshot as bytes, to be sent to another process."""
+        return pack(self.tensors, self.meta)
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> Snapshot:
+        """Return the snapshot that `to_bytes` wrote."""
+        return cls(*unpack(content))
 
 
 class Checkpoints:

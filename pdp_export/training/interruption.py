@@ -40,11 +40,24 @@ class InterruptGuard:
         Raises:
             KeyboardInterrupt: at the end of the block, when one came inside it.
         """
-        self._held = True
+        self.hold()
         try:
             yield
         finally:
             self._held = False
+        self.release()
+
+    def hold(self) -> None:
+        """Delay a Ctrl-C from now on."""
+        self._held = True
+
+    def release(self) -> None:
+        """Delay no longer.
+
+        Raises:
+            KeyboardInterrupt: when one came since `hold`.
+        """
+        self._held = False
         if self._pending:
             self._pending = False
             raise KeyboardInterrupt

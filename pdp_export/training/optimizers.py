@@ -1,13 +1,11 @@
-"""The optimizer and the learning rate at a step."""
+"""The optimizer."""
 
 from __future__ import annotations
-
-import math
 
 import torch
 from torch import nn
 
-from pdp_export.recipe import TrainingSection
+from pdp_export.recipe_training import TrainingSection
 
 _MATRIX = 2
 
@@ -26,8 +24,3 @@ def build_optimizer(model: nn.Module, settings: TrainingSection, lr: float) -> t
     if settings.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=lr)
     return torch.optim.SGD(groups, lr=lr, momentum=settings.momentum, nesterov=settings.momentum > 0)
-
-
-def learning_rate(settings: TrainingSection, lr: float, done: float) -> float:
-    """Return the rate after the share `done` of the run: constant, or half a cosine from `lr` to 0."""
-    return lr if settings.lr_schedule == "constant" else lr * 0.5 * (1 + math.cos(math.pi * done))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from pdp_export.pruning.records import MaskStatistics
 from pdp_export.results import Record
 
 
@@ -40,8 +41,8 @@ class Loaders(Protocol):
 class EpochRecord(Record):
     """One epoch: mean training loss, mean validation score (masks soft), last learning rate.
 
-    `seconds` is wall time with validation; `sparsity` the pruned share at the end, None without
-    pruning.
+    `seconds` is wall time with validation; `sparsity` the pruned share at the end and `layers` the
+    state of every mask then, None and empty without pruning.
     """
 
     epoch: int
@@ -50,6 +51,7 @@ class EpochRecord(Record):
     lr: float
     seconds: float
     sparsity: float | None = None
+    layers: tuple[MaskStatistics, ...] = ()
 
 
 class TrainingResult(Record):

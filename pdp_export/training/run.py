@@ -1,57 +1,29 @@
-"""One run of the loop: its counters, and the step, the epoch and the checkpoint between them."""
+"""One run of the loop: its counters, and the epoch, the validation and the checkpoint between the steps."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-import torch
-from lightning_fabric import Fabric
-from torch import Tensor, nn
 
 from pdp_export.errors import DataError
-from pdp_export.recipe import TrainingSection
 from pdp_export.training.batches import Batch, BatchReader
 from pdp_export.training.checkpoints import Checkpoints
 from pdp_export.training.evaluation import evaluate
-from pdp_export.training.finiteness import diverged, gradients_finite
 from pdp_export.training.interruption import InterruptGuard
-from pdp_export.training.optimizers import learning_rate
+from pdp_export.training.learner import Learner, Plan
+from pdp_export.training.packing import pack
 from pdp_export.training.randomness import RandomState, seed_epoch
-from pdp_export.training.records import EpochRecord, Loaders, Objective, OnProgress, Progress
+from pdp_export.training.records import EpochRecord, Loaders, Progress
 from pdp_export.training.state import RunState, take
-
-if TYPE_CHECKING:
-    from pdp_export.pruning import Pruner
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What was asked for; `steps` are batches per epoch."""
-
-    settings: TrainingSection
-    epochs: int
-    lr: float
-    seed: int
-    steps: int
-    phase: str
-    on_progress: OnProgress
 
 
 @dataclass
 class Run:
     """A run in progress. `whole` is False in the middle of an update, when nothing may be saved."""
 
-    plan: Plan
-    fabric: Fabric
-    model: nn.Module
-    wrapped: nn.Module
-    optimizer: torch.optim.Optimizer
+    learner: Learner
     loaders: Loaders
-    objective: Objective
-    pruner: Pruner | None
     checkpoints: Checkpoints
     reader: BatchReader
     state: RunState
@@ -59,40 +31,44 @@ class Run:
     whole: bool = True
     dirty: bool = False
 
+    @property
+    def plan(self) -> Plan:
+        """What was asked for."""
+        return self.learner.plan
+
     def finish(self) -> None:
-        """Train the epochs that are left.
+        """Train the epochs that are left, and leave in the model what the run is for.
 
         Raises:
-            KeyboardInterrupt: on Ctrl-C, after a checkpoint was saved.
+            KeyboardInterrupt: on Ctrl-C, after a checkpoint was saved (with one process).
         """
         with self.guard.installed():
             try:
                 while self.state.epoch < self.plan.epochs:
                     self._epoch()
             except KeyboardInterrupt:
-                if self.whole and self.dirty:
+                # Several processes are stopped at different steps: they go on from the checkpoint before.
+                if self.whole and self.dirty and self.learner.crew.alone:
                     self._save()
                 raise
+        self.learner.hand_over()
 
     def _epoch(self) -> None:
         state, started = self.state, time.perf_counter()
-        spent = state.seconds
+        spent, saved = state.seconds, state.step
         every = self.plan.settings.checkpoint_every_steps
-        self.wrapped.train()
+        self.learner.wrapped.train()
         for batch in self._batches_left():
-            with self.guard.held():
-                loss = self._update(batch)
-                state.seconds = spent + time.perf_counter() - started
+            self.guard.hold()
+            loss = self._learn(batch)
+            state.seconds = spent + time.perf_counter() - started
+            if self.whole:
+                self.guard.release()
             self._tell(loss)
-            if every and state.step % every == 0:
+            if every and self.whole and state.step // every > saved // every:
                 self._save()
-        metric = evaluate(
-            self.wrapped,
-            self.loaders.validation,
-            self.objective,
-            input_names=self.reader.names,
-            dynamic=self.reader.dynamic,
-        )
+                saved = state.step
+        metric = self._validate()
         self._close_epoch(metric, spent + time.perf_counter() - started)
         self._tell(state.history[-1].loss)
 
@@ -116,49 +92,51 @@ class Run:
                 hint="make __len__ and the iteration agree",
             )
 
-    def _update(self, batch: Batch) -> float:
+    def _learn(self, batch: Batch) -> float:
+        """Learn from one batch; the run is whole again when the optimizer has stepped."""
         self.whole = False
         state = self.state
-        inputs, target = self.fabric.to_device(batch)
-        for group in self.optimizer.param_groups:
-            group["lr"] = self._rate(state.step)
-        self.optimizer.zero_grad()
-
-        def compute() -> Tensor:
-            return self.objective.loss(self.wrapped(*inputs), target)
-
-        loss = compute()
-        value = float(loss.detach())
-        if bool(loss.isfinite()):
-            self.fabric.backward(loss)
-        if not (bool(loss.isfinite()) and gradients_finite(self.model)):
-            raise diverged(self.model, inputs, compute, state.step + 1)
-        self.optimizer.step()
+        place, size = self.plan.group(state.step)
+        loss = self.learner.learn(batch, state.step)
         state.step += 1
         state.consumed += 1
-        state.loss_sum += value
-        if self.pruner is not None:
-            self.pruner.step(self._share(state.step))
+        state.loss_sum += loss
         state.random = RandomState.snapshot()
-        self.whole = self.dirty = True
-        return value
+        self.dirty = True
+        self.whole = place == size - 1
+        return loss
 
-    def _share(self, steps: int) -> float:
-        return steps / (self.plan.epochs * self.plan.steps)
-
-    def _rate(self, steps: int) -> float:
-        return learning_rate(self.plan.settings, self.plan.lr, self._share(steps))
+    def _validate(self) -> float:
+        """Measure in process 0, and tell the others and the pruner."""
+        learner, metric = self.learner, 0.0
+        if learner.crew.leads:
+            with learner.averaged():
+                metric = evaluate(
+                    learner.local,
+                    self.loaders.validation,
+                    learner.objective,
+                    input_names=self.reader.names,
+                    dynamic=self.reader.dynamic,
+                )
+        metric = float(learner.crew.share_value(metric))
+        if learner.trained.pruner is not None:
+            learner.trained.pruner.validated(metric)
+        return metric
 
     def _close_epoch(self, metric: float, seconds: float) -> None:
-        state = self.state
+        state, pruner = self.state, self.learner.trained.pruner
         record = EpochRecord(
             epoch=state.epoch + 1,
             loss=state.loss_sum / self.plan.steps,
             metric=metric,
-            lr=self._rate(state.step - 1),
+            lr=self.plan.rate(state.step - 1),
             seconds=seconds,
-            sparsity=None if self.pruner is None else self.pruner.sparsity,
+            sparsity=None if pruner is None else pruner.sparsity,
+            layers=() if pruner is None else tuple(pruner.statistics()),
         )
+        if pruner is not None and not self.learner.crew.alone:
+            masks = pruner.state_dict()
+            self.learner.crew.agree(pack(masks["tensors"], masks["meta"]), "the masks")
         with self.guard.held():
             state.history.append(record)
             state.epoch, state.consumed, state.loss_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0
@@ -166,10 +144,16 @@ class Run:
             self._save()
 
     def _save(self) -> None:
-        self.checkpoints.save(self.state.step, take(self.state, self.model, self.optimizer, self.pruner))
+        crew = self.learner.crew
+        own = b"" if crew.alone else self.state.random.to_bytes()
+        others = crew.gather(own)[1:]
+        if crew.leads:
+            self.checkpoints.save(self.state.step, take(self.state, self.learner.trained, others))
         self.dirty = False
 
     def _tell(self, loss: float) -> None:
+        if not self.learner.crew.leads:
+            return
         state, plan = self.state, self.plan
         between = state.consumed == 0  # a validation has just closed the epoch
         tick = Progress(
