@@ -78,7 +78,7 @@ def plan(recipe: Recipe) -> Plan:
     shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)
     masked = {name for item in pruner.statistics() for name in item.parameters}
-    groups = channel_groups(program) if recipe.pruning.pattern == "channel" else []
+    groups = channel_groups(program, recipe.pruning.ties) if recipe.pruning.pattern == "channel" else []
     kept = _kept_shares(shapes, masked, groups, recipe)
     return Plan(
         name=recipe.name, pattern=recipe.pruning.pattern, sparsity=recipe.pruning.sparsity,

@@ -68,7 +68,7 @@ def build_masks(
     else:
         from pdp_export.graph.channel_groups import channel_groups
 
-        masks, skipped = channel_masks(channel_groups(program), places, rules, pattern.align, method)
+        masks, skipped = channel_masks(channel_groups(program, pattern.ties), places, rules, pattern.align, method)
     if not masks:
         reasons = sorted({item.reason for item in skipped})
         raise UsageError(

@@ -149,3 +149,19 @@ def test_narrow_and_ignored_groups_are_skipped_with_a_reason():
     assert "align is 16" in reasons["features.2.0"]
     assert "ignored" in reasons["features.4.0"]
     assert [mask.size for mask in pruner.masks] == [32]
+
+
+def test_free_branches_disagree_and_stay_exactly_zero():
+    """One mask for a whole residual stream costs accuracy that branches masked for themselves need not pay."""
+    model, image = resnet_cifar(classes=10, depth=8, width=8), (torch.randn(2, 3, 16, 16),)
+    tied = Pruner(resnet_cifar(classes=10, depth=8, width=8), Channel(0.5, align=1), example_inputs=image)
+    pruner = Pruner(model, Channel(0.5, ties="free", align=1), example_inputs=image)
+    assert len(pruner.masks) > len(tied.masks)
+    step_through(model, pruner, 16)
+    pruner.harden()
+    block = model.features[4]
+    norms = [block.body[4], block.shortcut[1]]
+    dead = [set((norm.weight == 0).nonzero().flatten().tolist()) for norm in norms]
+    assert all(dead)
+    assert dead[0] != dead[1]
+    assert all(bool((norm.bias[norm.weight == 0] == 0).all()) for norm in norms)
