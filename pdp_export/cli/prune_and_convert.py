@@ -34,6 +34,8 @@ def command(**flags: Any) -> int:
     if flags["dry_run"]:
         print_plan(api.plan(recipe), flags)
         return 0
+    if api.followed(recipe):
+        return 0
     folder = run_folder(flags, recipe)
     selection = Selection(only=flags["only"], from_stage=flags["from_stage"])
     with Drawing(quiet=flags["quiet"], no_progress=flags["no_progress"], no_color=flags["no_color"]) as drawing:

@@ -13,7 +13,7 @@ import numpy as np
 from pdp_export.converters import registry
 from pdp_export.errors import UsageError
 from pdp_export.measurements import OutputParity, WeightCheck
-from pdp_export.pipeline import manifest, run_directory
+from pdp_export.pipeline import crew, manifest, run_directory
 from pdp_export.pipeline.context import Context
 from pdp_export.pipeline.manifest import Manifest
 from pdp_export.pipeline.observer import Observer, Silent
@@ -38,6 +38,7 @@ __all__ = [
     "Plan",
     "convert",
     "exit_code",
+    "followed",
     "plan",
     "prune_and_convert",
     "run_until",
@@ -77,6 +78,8 @@ def prune_and_convert(
 ) -> RunReport | None:
     """Run the whole pipeline and return the run's report; None when `selection` stops before it.
 
+    Under torchrun call it in every process: all train, the first one does the rest, the others return None.
+
     Args:
         recipe: A recipe, or the path of one.
         output: The run directory.
@@ -89,6 +92,8 @@ def prune_and_convert(
     Raises:
         PdpExportError: of whatever stage refuses or fails.
     """
+    if followed(recipe):
+        return None
     run_until(recipe, output, resume=resume, force=force, selection=selection, observer=observer, command=command)
     report = Path(output) / run_report.FILE_NAME
     chosen = selection or Selection()
@@ -112,7 +117,17 @@ def run_until(
     folder = Path(output)
     _refuse_contradictions(chosen, parsed, folder, force=force, going_on=going_on)
     with run_directory.opened(folder, parsed, resume=going_on, force=force) as run:
-        return run_stages(Context(parsed, run, observer or Silent()), chosen, command)
+        context = Context(parsed, run, observer or Silent())
+        with crew.leading(context):
+            return run_stages(context, chosen, command)
+
+
+def followed(recipe: Recipe | str | Path) -> bool:
+    """Whether this is another process than torchrun's first; returns when the first has dismissed it."""
+    if not crew.is_follower():
+        return False
+    crew.follow(recipe if isinstance(recipe, Recipe) else Recipe.load(recipe))
+    return True
 
 
 def _refuse_contradictions(chosen: Selection, recipe: Recipe, folder: Path, *, force: bool, going_on: bool) -> None:

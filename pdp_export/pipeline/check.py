@@ -17,6 +17,7 @@ from pdp_export.report import formatting
 from pdp_export.tasks import preprocessing
 from pdp_export.tasks.data import unpack
 from pdp_export.tasks.objective import example_inputs, named_outputs
+from pdp_export.training.distillation import Distiller
 
 
 def run(context: Context, output: Path) -> Outcome:
@@ -32,6 +33,7 @@ def run(context: Context, output: Path) -> Outcome:
     program = capture(model, inputs, context.dynamic)
     check_targets(recipe, program)
     counts = count(program)
+    _check_distillation(context, model, inputs)
     pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)
     write_json(
         output / "dense.json",
@@ -51,6 +53,14 @@ def _check_objective(context: Context, model: torch.nn.Module) -> None:
         outputs = model(*inputs)
         context.objective.loss(outputs, target)
         context.objective.scores(outputs, target)
+
+
+def _check_distillation(context: Context, model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Let an untrained twin teach once: names, outputs and shapes must fit."""
+    section = context.recipe.distillation
+    if section is not None:
+        teacher = context.model()
+        Distiller(teacher, section, context.recipe.outputs, context.objective.output).rehearse(model, inputs)
 
 
 def _check_forward(context: Context, model: torch.nn.Module) -> None:

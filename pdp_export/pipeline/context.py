@@ -18,6 +18,7 @@ from pdp_export.recipe import Recipe
 from pdp_export.tasks.data import Loaders, load_data, unpack
 from pdp_export.tasks.model import build_model, load_weights
 from pdp_export.tasks.objective import Objective, build_objective
+from pdp_export.training.processes import Crew
 
 if TYPE_CHECKING:
     from torch import nn
@@ -42,13 +43,16 @@ StageFunction = Callable[["Context", Path], Outcome]
 class Context:
     """Shared by the stages of one run. Everything here is derived from the recipe, nothing from another stage.
 
-    `checkpoint_dir` belongs to the running stage and to its inputs: a changed recipe finds it empty.
+    `checkpoint_dir` belongs to the running stage and to its inputs: a changed recipe finds it empty. `crew` are the
+    processes of the run, and `together` is true while all of them train.
     """
 
     recipe: Recipe
     run: RunDirectory
     observer: Observer
     checkpoint_dir: Path = Path()
+    crew: Crew = field(default_factory=Crew)
+    together: bool = False
 
     @cached_property
     def data(self) -> Loaders:
@@ -59,6 +63,11 @@ class Context:
     def objective(self) -> Objective:
         """Loss and metric."""
         return build_objective(self.recipe)
+
+    @property
+    def input_names(self) -> list[str]:
+        """The names of the model's inputs, in order."""
+        return [item.name for item in self.recipe.inputs]
 
     @property
     def dynamic(self) -> dict[int, dict[int, str]]:
@@ -73,15 +82,13 @@ class Context:
     @cached_property
     def validation_size(self) -> int:
         """Number of validation samples."""
-        names = [item.name for item in self.recipe.inputs]
-        return sum(len(unpack(batch, names)[0][0]) for batch in self.data.validation)
+        return sum(len(unpack(batch, self.input_names)[0][0]) for batch in self.data.validation)
 
     def evaluate(self, model: nn.Module) -> float:
         """Return the mean score of a model on the validation set."""
         from pdp_export.training.evaluation import evaluate
 
-        names = [item.name for item in self.recipe.inputs]
-        return evaluate(model, self.data.validation, self.objective, input_names=names, dynamic=self.dynamic)
+        return evaluate(model, self.data.validation, self.objective, input_names=self.input_names, dynamic=self.dynamic)
 
     def model(self, weights: Path | None = None) -> nn.Module:
         """Return a fresh network, with the weights of a file if one is given."""

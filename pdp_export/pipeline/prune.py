@@ -2,38 +2,87 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pdp_export.pipeline.context import Context, Outcome, write_json
+from pdp_export.pipeline.crew import together
 from pdp_export.pipeline.outputs import WEIGHTS
 from pdp_export.pipeline.pruner_state import save_soft
 from pdp_export.pipeline.training_progress import forward_progress
 from pdp_export.pruning.pruner import Pruner
 from pdp_export.tasks.objective import example_inputs
+from pdp_export.training.distillation import Distiller
 from pdp_export.training.loop import train
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from pdp_export.training.records import TrainingResult
 
 
 def run(context: Context, output: Path) -> Outcome:
     """Write the soft model and pruner (``soft.safetensors``, ``soft.json``) and ``history.json``."""
+    if context.recipe.pruning.epochs == 0:
+        return _one_shot(context, output)
+    with together(context, "prune"):
+        model, pruner, result = trained(context)
+    save_soft(model, pruner, output)
+    _write_history(output, pruner, result.history)
+    section = context.recipe.pruning
+    return Outcome(
+        summary=f"{section.pattern} {section.sparsity:g}, {section.epochs} epochs, "
+        f"soft {context.recipe.task.metric} {result.metric:.4f}",
+        figures={"soft_metric": result.metric, "sparsity_asked": section.sparsity},
+        warnings=result.warnings,
+    )
+
+
+def trained(context: Context) -> tuple[nn.Module, Pruner, TrainingResult]:
+    """Train with soft masks; the part of this stage that every process takes part in."""
     recipe = context.recipe
-    model = context.model(context.output_of("train-dense") / WEIGHTS)
-    inputs = example_inputs(recipe, context.capture_batch)
-    pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)
+    model, pruner, distiller = _prepared(context)
     result = train(
         model, context.data, context.objective, recipe.training,
         epochs=recipe.pruning.epochs, lr=recipe.pruning.lr or recipe.training.lr, seed=recipe.seed + 1,
-        checkpoint_dir=context.checkpoint_dir, pruner=pruner,
+        checkpoint_dir=context.checkpoint_dir, pruner=pruner, distiller=distiller,
         on_progress=forward_progress(context.observer, "pruning"),
-        input_names=[item.name for item in recipe.inputs], dynamic=context.dynamic,
+        input_names=context.input_names, dynamic=context.dynamic,
     )  # fmt: skip
+    return model, pruner, result
+
+
+def _one_shot(context: Context, output: Path) -> Outcome:
+    """Choose the zeros by the dense weights alone; they are written when the masks are hardened."""
+    model, pruner, _ = _prepared(context)
+    pruner.one_shot()
     save_soft(model, pruner, output)
-    history = [record.model_dump(mode="json") for record in result.history]
-    statistics = [item.model_dump(mode="json") for item in pruner.statistics()]
-    skipped = [item.model_dump(mode="json") for item in pruner.skipped]
-    write_json(output / "history.json", {"epochs": history, "layers": statistics, "skipped": skipped})
+    _write_history(output, pruner, ())
+    section = context.recipe.pruning
     return Outcome(
-        summary=f"{recipe.pruning.pattern} {recipe.pruning.sparsity:g}, {recipe.pruning.epochs} epochs, "
-        f"soft {recipe.task.metric} {result.metric:.4f}",
-        figures={"soft_metric": result.metric, "sparsity_asked": recipe.pruning.sparsity},
-        warnings=result.warnings,
+        summary=f"{section.pattern} {section.sparsity:g}, one-shot (not trained)",
+        figures={"sparsity_asked": section.sparsity, "one_shot": True},
     )
+
+
+def _prepared(context: Context) -> tuple[nn.Module, Pruner, Distiller | None]:
+    """Return the dense reference with its masks, and its unmasked twin as a teacher where one is asked for."""
+    recipe = context.recipe
+    model = context.model(context.output_of("train-dense") / WEIGHTS if context.crew.leads else None)
+    context.crew.share_tensors(model.state_dict())
+    distiller = None
+    if recipe.distillation is not None:
+        teacher = context.model()
+        teacher.load_state_dict(model.state_dict())
+        distiller = Distiller(teacher, recipe.distillation, recipe.outputs, context.objective.output)
+    inputs = example_inputs(recipe, context.capture_batch)
+    return model, Pruner.from_section(model, recipe.pruning, inputs, context.dynamic), distiller
+
+
+def _write_history(output: Path, pruner: Pruner, history: Sequence[Any]) -> None:
+    """Write the epochs, the masks at the end (churn: over the last epoch) and what was left dense."""
+    last = history[-1].layers if history else pruner.statistics()
+    values = {"epochs": history, "layers": last, "skipped": pruner.skipped}
+    rows = {key: [item.model_dump(mode="json") for item in items] for key, items in values.items()}
+    write_json(output / "history.json", rows)

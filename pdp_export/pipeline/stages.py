@@ -26,11 +26,11 @@ class Stage:
 
 
 STAGES = (
-    Stage("check", (), (*_TASK, "preprocessing", "pruning", "targets"), "pdp_export.pipeline.check:run",
+    Stage("check", (), (*_TASK, "preprocessing", "pruning", "distillation", "targets"), "pdp_export.pipeline.check:run",
           "everything that can be refused is refused before an hour of training"),
     Stage("train-dense", ("check",), (*_TASK, "training"), "pdp_export.pipeline.dense:run",
           "the reference for accuracy, size and latency: the user's weights, or one run of the same recipe"),
-    Stage("prune", ("train-dense",), (*_TASK, "training", "pruning"), "pdp_export.pipeline.prune:run",
+    Stage("prune", ("train-dense",), (*_TASK, "training", "pruning", "distillation"), "pdp_export.pipeline.prune:run",
           "the only stage that may change the function: soft masks while training"),
     Stage("harden", ("train-dense", "prune"), (*_TASK, "pruning"), "pdp_export.pipeline.harden:run",
           "masks become exact zeros, from here on the only record of pruning"),
@@ -43,7 +43,7 @@ STAGES = (
     Stage("bench", ("convert",), ("inputs", "targets", "benchmark"), "pdp_export.pipeline.bench:run",
           "latency last, when nothing else is running"),
     Stage("report", ("check", "train-dense", "prune", "harden", "remove-channels", "convert", "validate", "bench"),
-          ("name", *_TASK, "preprocessing", "training", "pruning", "targets", "gates", "benchmark"),
+          ("name", *_TASK, "preprocessing", "training", "pruning", "distillation", "targets", "gates", "benchmark"),
           "pdp_export.pipeline.summarise:run", "one verdict over everything that was measured"),
 )  # fmt: skip
 

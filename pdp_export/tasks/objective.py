@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,9 +18,13 @@ if TYPE_CHECKING:
     from pdp_export.recipe import Recipe
 
 
-def cross_entropy(output: Tensor, target: Tensor) -> Tensor:
-    """Return the mean cross-entropy of logits ``(N, classes, ...)`` and class indices ``(N, ...)``."""
-    return F.cross_entropy(output, target)
+def cross_entropy(output: Tensor, target: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Return the mean cross-entropy of logits ``(N, classes, ...)`` and class indices ``(N, ...)``.
+
+    `smoothing` is the share of the target that is spread evenly over all classes (Szegedy et al. 2016,
+    arXiv 1512.00567, section 7).
+    """
+    return F.cross_entropy(output, target, label_smoothing=smoothing)
 
 
 def accuracy(output: Tensor, target: Tensor) -> Tensor:
@@ -124,6 +129,8 @@ def build_objective(recipe: Recipe) -> Objective:
         RecipeError: for an unknown built-in name, with near misses.
     """
     loss, loss_own = _function(recipe.task.loss, LOSSES, "task.loss", recipe)
+    if recipe.training.label_smoothing:  # the recipe allows it with the built-in cross-entropy only
+        loss = partial(loss, smoothing=recipe.training.label_smoothing)
     metric, metric_own = _function(recipe.task.metric, METRICS, "task.metric", recipe)
     return Objective(
         loss_function=loss,
