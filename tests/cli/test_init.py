@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from pydantic import BaseModel
+from pydantic_core import PydanticUndefined
 
 from pdp_export.recipe import Recipe
 from pdp_export.recipe_errors import _section_of
@@ -35,10 +36,11 @@ def _keys(model: type[BaseModel], prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, field in model.model_fields.items():
         section = _section_of(field.annotation)
-        if section is not None and prefix + name not in {"inputs", "targets"}:
+        default = field.get_default(call_default_factory=True)
+        optional = default is not PydanticUndefined and not isinstance(default, BaseModel)
+        if section is not None and not optional and prefix + name not in {"inputs", "targets"}:
             found |= _keys(section, f"{prefix}{name}.")
         else:
-            default = field.get_default(call_default_factory=True)
             found[prefix + name] = list(default) if isinstance(default, tuple) else default
     return found
 
