@@ -40,13 +40,25 @@ def mask_statistics(mask: Mask, before: Tensor | None = None) -> tuple[MaskStati
     return row, kept
 
 
+def limits(row: MaskStatistics) -> dict[str, float]:
+    """Return the limit of each figure that can be a danger to this mask: a least sharpness, most fuzzy, most gain."""
+    if row.current == 0:
+        return {}
+    soft = {"sharpness": _SHARP, "fuzzy": _FUZZY * (1 - row.current)} if row.gap else {}
+    return soft | ({} if row.clip is not None else {"gain": _GAIN})
+
+
+def dangers(row: MaskStatistics) -> tuple[str, ...]:
+    """Return the figures of a mask that are beyond their limit."""
+    excess = {name: getattr(row, name) - limit for name, limit in limits(row).items()}
+    return tuple(name for name, over in excess.items() if (-over if name == "sharpness" else over) > 0)
+
+
 def warnings_from(rows: Sequence[MaskStatistics]) -> list[str]:
     """Return one warning per danger, naming the masks in it."""
-    active = [row for row in rows if row.current > 0]
-    soft = [
-        row.name for row in active if row.gap and (row.sharpness < _SHARP or row.fuzzy > _FUZZY * (1 - row.current))
-    ]
-    steep = [row.name for row in active if row.clip is None and row.gain > _GAIN]
+    found = {row.name: set(dangers(row)) for row in rows}
+    soft = [name for name, figures in found.items() if figures & {"sharpness", "fuzzy"}]
+    steep = [name for name, figures in found.items() if "gain" in figures]
     warnings = []
     if soft:
         warnings.append(f"{_named(soft)} still soft, so hardening may change the function: train longer or sharper")
