@@ -57,23 +57,21 @@ def count(program: ExportedProgram) -> Counts:
 
 def count_module(module: GraphModule) -> Counts:
     """Count ``program.module()``, or an edited copy of it with its tensors in place."""
-    batch = _batch(module)
-    layers, macs = [], 0
-    for node in module.graph.nodes:
-        if node.op != "call_function":
-            continue
-        work = _macs(module, node) // batch
-        macs += work
-        layer = _layer(module, node, work)
-        if layer is not None:
-            layers.append(layer)
+    macs = node_macs(module)
+    layers = [_layer(module, node, work) for node, work in macs.items()]
     parameters = _parameters(module)
     return Counts(
-        layers=tuple(layers),
-        macs=macs,
+        layers=tuple(layer for layer in layers if layer is not None),
+        macs=sum(macs.values()),
         parameters=sum(total for total, _ in parameters.values()),
         nonzero=sum(nonzero for _, nonzero in parameters.values()),
     )
+
+
+def node_macs(module: GraphModule) -> dict[Node, int]:
+    """Return the dense multiply-accumulates of every operator for one example, in the order of the program."""
+    batch = _batch(module)
+    return {node: _macs(module, node) // batch for node in module.graph.nodes if node.op == "call_function"}
 
 
 def _batch(module: GraphModule) -> int:
