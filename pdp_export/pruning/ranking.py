@@ -33,15 +33,23 @@ class Ranking:
 
     def counts(self, scores: Sequence[Tensor]) -> list[int]:
         """Return how many elements each mask prunes; `scores` holds float32 vectors, not negative."""
-        keys = self._keys(scores)
+        keys, below = self._keys(scores), [0] * len(scores)
         if self.need <= 0:
-            return [0] * len(keys)
+            return below
         # Floats that are not negative order like their bits, so 31 halvings find the exact threshold.
         low, high = -1, _LARGEST
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (low, middle) if self._saved(self._up_to(keys, middle)) >= self.need else (middle, high)
-        counts, limits = self._up_to(keys, low), self._up_to(keys, high)
+            inside = [key <= _as_float(middle) for key in keys]
+            found = torch.stack([mask.count_nonzero() for mask in inside]).tolist()
+            enough = self._saved(self._capped(_sums(below, found))) >= self.need
+            low, high = (low, middle) if enough else (middle, high)
+            below = below if enough else _sums(below, found)
+            keys = [_chosen(key, mask, n, enough) for key, mask, n in zip(keys, inside, found, strict=True)]
+        return self._with_ties(self._capped(below), self._capped(_sums(below, [len(key) for key in keys])))
+
+    def _with_ties(self, counts: list[int], limits: list[int]) -> list[int]:
+        """Add elements that rank exactly at the threshold, up to these limits, while something is missing."""
         for index, cost in enumerate(self.costs):
             missing = self.need - self._saved(counts)
             if missing > 0 and limits[index] > counts[index]:
@@ -54,13 +62,23 @@ class Ranking:
         roots = [(cost / dearest) ** 0.5 if cost > 0 else 1.0 for cost in self.costs]
         return [score.float() / root for score, root in zip(scores, roots, strict=True)]
 
-    def _up_to(self, keys: Sequence[Tensor], bits: int) -> list[int]:
-        """Return how many keys of each mask are at most the float with these bits, within the caps."""
-        if bits < 0:
-            return [0] * len(keys)
-        threshold = float(np.int32(bits).view(np.float32))
-        below = torch.stack([(key <= threshold).sum() for key in keys]).tolist()
-        return [min(n, cap) if cost > 0 else 0 for n, cap, cost in zip(below, self.caps, self.costs, strict=True)]
+    def _capped(self, counts: Sequence[int]) -> list[int]:
+        return [min(n, cap) if cost > 0 else 0 for n, cap, cost in zip(counts, self.caps, self.costs, strict=True)]
 
     def _saved(self, counts: Sequence[int]) -> float:
         return sum(cost * count for cost, count in zip(self.costs, counts, strict=True))
+
+
+def _as_float(bits: int) -> float:
+    return float(np.int32(bits).view(np.float32))
+
+
+def _sums(first: Sequence[int], second: Sequence[int]) -> list[int]:
+    return [a + b for a, b in zip(first, second, strict=True)]
+
+
+def _chosen(key: Tensor, inside: Tensor, found: int, wanted: bool) -> Tensor:
+    """Return the keys that are still in question; all of them without a copy."""
+    if found == (len(key) if wanted else 0):
+        return key
+    return key[inside] if wanted else key[~inside]
