@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from benchmarks.pruning_quality.methods.base import prunable
@@ -38,14 +39,31 @@ def _alive(layer: nn.Conv2d, dense: nn.Conv2d, pattern: str) -> float:
 
 
 def _macs_kept(model: nn.Module, task: Task, pattern: str) -> float:
-    from pdp_export.graph.capture import capture
-    from pdp_export.graph.counting import count
+    dense = _working_weights(task.model(0), task)
+    if pattern != "channel":
+        return _working_weights(model, task) / dense
     from pdp_export.removal import remove_channels
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.export's own deprecations
-        dense = count(capture(task.model(0), task.example())).macs
-        if pattern == "channel":
-            return remove_channels(model, task.example()).report.macs_after / dense
-        layers = count(capture(model, task.example())).layers
-    return sum(layer.macs * layer.nonzero / layer.parameters for layer in layers) / dense
+        return remove_channels(model, task.example()).report.macs_after / dense
+
+
+@torch.no_grad()
+def _working_weights(model: nn.Module, task: Task) -> int:
+    """Return the multiply-accumulates per image of the weights that are not zero."""
+    work: list[int] = []
+
+    def add(layer: nn.Module, inputs: Any, output: Tensor) -> None:
+        del inputs
+        positions = output[0, 0].numel() if output.dim() > 2 else 1
+        work.append(int(layer.get_parameter("weight").count_nonzero()) * positions)
+
+    layers = [module for module in model.modules() if isinstance(module, nn.Conv2d | nn.Linear)]
+    hooks = [layer.register_forward_hook(add) for layer in layers]
+    model.eval()
+    model(*task.example())
+    model.train()
+    for hook in hooks:
+        hook.remove()
+    return sum(work)

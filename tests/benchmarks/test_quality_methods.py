@@ -21,9 +21,16 @@ from benchmarks.pruning_quality.methods.registry import METHODS
 from benchmarks.pruning_quality.methods.soft_threshold import SoftThreshold
 from benchmarks.pruning_quality.methods.sparse_refined import RefinedStraightThrough
 
-UNSTRUCTURED = [name for name, entry in METHODS.items() if entry.prunes("unstructured")]
-GROUPED = [name for name, entry in METHODS.items() if entry.prunes("1:4")]
-CHANNEL = [name for name, entry in METHODS.items() if entry.prunes("channel")]
+QUICK = {"pdp_default", "str", "acdc", "one_shot", "sr_ste", "torch_pruning_bn"}
+
+
+def able(pattern):
+    """Return the methods for a pattern; most are slow, to train all of them takes a minute."""
+    return [
+        pytest.param(name, marks=() if name in QUICK else pytest.mark.slow)
+        for name, entry in METHODS.items()
+        if entry.prunes(pattern)
+    ]
 
 
 def _importable(method):
@@ -32,7 +39,7 @@ def _importable(method):
         pytest.importorskip(package.replace("-", "_"))
 
 
-@pytest.mark.parametrize("method", UNSTRUCTURED)
+@pytest.mark.parametrize("method", able("unstructured"))
 def test_reaches_the_sparsity_that_was_asked_for(method):
     """A rival that prunes less than it should would look better than it is."""
     _importable(method)
@@ -44,7 +51,7 @@ def test_reaches_the_sparsity_that_was_asked_for(method):
     assert accuracy(model, data().test, data()) > 50
 
 
-@pytest.mark.parametrize("method", GROUPED)
+@pytest.mark.parametrize("method", able("1:4"))
 def test_keeps_one_of_four_along_the_input_channels(method):
     """Groups along another axis, or kept and zeroed confused (coremltools counts zeros), are no 1:4."""
     _importable(method)
@@ -56,7 +63,7 @@ def test_keeps_one_of_four_along_the_input_channels(method):
     assert accuracy(model, data().test, data()) > 50
 
 
-@pytest.mark.parametrize("method", CHANNEL)
+@pytest.mark.parametrize("method", able("channel"))
 def test_removes_half_of_the_channels(method):
     """Shares of different groups would make channel pruning tools incomparable."""
     _importable(method)
@@ -118,6 +125,21 @@ def test_alternating_ends_sparse_and_visits_dense_phases():
     assert not any(phases[:20])
     assert all(phases[70:])
     assert 0.3 < sum(phases[20:70]) / 50 < 0.8
+
+
+def test_multiply_accumulates_agree_with_the_captured_program():
+    """A missed layer or a wrong output size would misstate every method's cost."""
+    from pdp_export.graph.capture import capture
+    from pdp_export.graph.counting import count
+
+    model = TASK.model(0)
+    with torch.no_grad():
+        model[3].weight[:4] = 0.0
+    layers = count(capture(model, TASK.example())).layers
+    expected = sum(layer.macs * (0.75 if layer.layer == "3" else 1) for layer in layers) / sum(
+        layer.macs for layer in layers
+    )
+    assert leftovers(model, TASK, "unstructured")["macs_kept"] == pytest.approx(expected)
 
 
 def test_prunable_layers_are_those_of_the_pruner():

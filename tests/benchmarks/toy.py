@@ -14,7 +14,7 @@ from benchmarks.pruning_quality.methods.base import Attached, Setting
 from benchmarks.pruning_quality.methods.registry import METHODS
 from benchmarks.pruning_quality.tasks import Task
 
-SIZE = 12
+SIZE = 8
 
 
 def net() -> nn.Module:

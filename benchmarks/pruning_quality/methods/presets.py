@@ -24,7 +24,7 @@ class Preset(Attached):
             model,
             _pattern(setting),
             schedule,
-            setting.task.example(),
+            setting.task.example() if setting.pattern == "channel" else None,
             preset=preset,
             temperature=temperature,
             **options,
