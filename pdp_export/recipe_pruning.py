@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -44,6 +45,13 @@ class PruningSection(Section):
         default=None, description="the preset's own: cubic, or linear (paper)"
     )
     ramp_end: Annotated[float, Field(gt=0, le=1)] = 0.75
+    allocation: Literal["global", "uniform", "erk"] = "global"
+    budget: Mapping[Literal["macs", "parameters", "cost"], Positive] | None = Field(
+        default=None, description="kept share of the model's work, in place of sparsity: {macs: 0.3}"
+    )
+    costs: Mapping[str, Positive] | None = Field(
+        default=None, description="cost of one weight by layer, for budget cost"
+    )
     max_layer_sparsity: Annotated[float, Field(gt=0, le=1)] = 0.98
     refresh_every: Count | None = Field(
         default=None, description="steps between selections of the threshold; by default 0.2 % of the run, at most 8"

@@ -16,7 +16,7 @@ from pdp_export.pruning.building import Example, build_masks
 from pdp_export.pruning.hardening import harden_masks
 from pdp_export.pruning.methods import Preset
 from pdp_export.pruning.methods import preset as named_preset
-from pdp_export.pruning.patterns import NM, Pattern
+from pdp_export.pruning.patterns import Pattern
 from pdp_export.pruning.recipe_arguments import arguments
 from pdp_export.pruning.records import HardenReport, MaskStatistics
 from pdp_export.pruning.refreshing import Refreshing
@@ -54,6 +54,11 @@ class Pruner:
         ignore: Regular expressions searched in layer names; those layers stay dense.
         preset: A name of `methods.preset`, or a `Preset` of one's own.
         temperature: The constant tau of the preset "paper", in units of w^2.
+        allocation: How the sparsity is spread over the layers: "global", "uniform" or "erk", see `Budget`.
+        budget: ``{"macs": x}`` or ``{"parameters": x}``: the share of the model's work that may stay; it
+            takes the place of the pattern's sparsity and needs example inputs. ``{"cost": x}`` with
+            `costs`, the cost of one weight by layer, such as a measured latency.
+        costs: See `budget`.
         max_layer_sparsity: No single layer loses more than this share.
         refresh_every: Steps between two selections of the threshold. None: whenever 0.2 % of the run
             are done, at least every 8 steps.
@@ -76,6 +81,9 @@ class Pruner:
         ignore: Sequence[str] = (),
         preset: str | Preset = "default",
         temperature: float = 1e-4,
+        allocation: str = "global",
+        budget: Mapping[str, float] | None = None,
+        costs: Mapping[str, float] | None = None,
         max_layer_sparsity: float = 0.98,
         refresh_every: int | None = None,
         reallocate: bool = False,
@@ -95,8 +103,18 @@ class Pruner:
         rules = Rules(tuple(ignore), prune_depthwise, prune_first, prune_last)
         refuse_sharded(model.named_parameters())
         self.masks, self.skipped = build_masks(model, pattern, chosen.method, rules, program)
-        sizes = [mask.size for mask in self.masks]
-        self.budget = None if isinstance(pattern, NM) else Budget(pattern, sizes, max_layer_sparsity)
+        self.budget = Budget(
+            pattern,
+            [mask.size for mask in self.masks],
+            max_layer_sparsity,
+            method=allocation,
+            shapes=[mask.places[0].parameter.shape for mask in self.masks],
+            budget=budget,
+            costs=costs,
+            program=program,
+            names=[mask.parameter_names for mask in self.masks],
+        )
+        self.allocation = repr((allocation, budget, costs))
         for mask in self.masks:
             mask.attach()
 
@@ -189,7 +207,7 @@ class Pruner:
     def identity(self) -> str:
         """Return a text that differs between pruners whose states must not be mixed up."""
         names = [(mask.name, mask.size) for mask in self.masks]
-        options = (self.max_layer_sparsity, self.reallocate, self.refreshing.every)
+        options = (self.allocation, self.max_layer_sparsity, self.reallocate, self.refreshing.every)
         return repr((self.pattern, self.schedule, self.method, options, names))
 
     def state_dict(self) -> dict[str, Any]:
@@ -252,7 +270,7 @@ class Pruner:
     @torch.no_grad()
     def _allocate(self, again: bool = False) -> None:
         """Fix every mask's final count, once or `again`."""
-        if self.budget is None or not (again or any(mask.target is None for mask in self.masks)):
+        if not (again or any(mask.target is None for mask in self.masks)):
             return
         for mask in self.masks:
             mask.check_finite()

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from pdp_export.recipe_pruning import PruningSection
 
 _SAME = (
-    "ignore", "preset", "temperature", "max_layer_sparsity", "refresh_every", "reallocate",
-    "prune_depthwise", "prune_first", "prune_last",
+    "ignore", "preset", "temperature", "allocation", "budget", "costs", "max_layer_sparsity", "refresh_every",
+    "reallocate", "prune_depthwise", "prune_first", "prune_last",
 )  # fmt: skip
 
 
