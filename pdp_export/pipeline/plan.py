@@ -77,9 +77,9 @@ def plan(recipe: Recipe) -> Plan:
     counts = count(program)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)
-    masked = {name for item in pruner.statistics() for name in item.parameters}
+    lost = pruner.expected()
     groups = channel_groups(program, recipe.pruning.ties) if recipe.pruning.pattern == "channel" else []
-    kept = _kept_shares(shapes, masked, groups, recipe)
+    kept = _kept_shares(shapes, lost, groups)
     return Plan(
         name=recipe.name, pattern=recipe.pruning.pattern, sparsity=recipe.pruning.sparsity,
         params=counts.parameters, macs=counts.macs, masks=len(pruner.masks),
@@ -90,17 +90,15 @@ def plan(recipe: Recipe) -> Plan:
 
 
 def _kept_shares(
-    shapes: Mapping[str, tuple[int, ...]], masked: set[str], groups: list[ChannelGroup], recipe: Recipe
+    shapes: Mapping[str, tuple[int, ...]], lost: Mapping[str, float], groups: list[ChannelGroup]
 ) -> dict[str, float]:
     """Return the share of each parameter that is not zero (unstructured) or not removed (channel)."""
-    keep = 1 - recipe.pruning.sparsity
-    if recipe.pruning.structure == "unstructured":
-        return {name: keep if name in masked else 1.0 for name in shapes}
+    if not groups:
+        return {name: 1 - lost.get(name, 0.0) for name in shapes}
     kept = dict.fromkeys(shapes, 1.0)
     for group in groups:
-        if not masked.isdisjoint(group.filters):
-            for name in (*group.filters, *group.followers, *group.consumers):
-                kept[name] = kept.get(name, 1.0) * keep
+        for name in (*group.filters, *group.followers, *group.consumers):
+            kept[name] = kept.get(name, 1.0) * (1 - lost.get(group.filters[0] if group.filters else "", 0.0))
     return kept
 
 

@@ -153,6 +153,13 @@ class Pruner:
         if self._share() > 0 and self.refreshing.due(self.progress):
             self._refresh(self._share())
 
+    @torch.no_grad()
+    def expected(self) -> dict[str, float]:
+        """Return the share of each masked parameter that the present weights would lose in the end."""
+        counts = self.budget.counts([mask.scores() for mask in self.masks])
+        pairs = zip(self.masks, counts, strict=True)
+        return {name: count / mask.size for mask, count in pairs for name in mask.parameter_names}
+
     def refresh(self) -> None:
         """Select thresholds anew from the present weights, at the present progress."""
         self._check_live()
