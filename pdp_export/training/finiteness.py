@@ -12,6 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 from pdp_export.errors import TrainingStoppedError
 
+UNKNOWN = "model"
+
 
 def gradients_finite(model: nn.Module) -> bool:
     """Tell whether all gradients are finite, by their total norm."""
@@ -19,15 +21,8 @@ def gradients_finite(model: nn.Module) -> bool:
     return not gradients or bool(torch.nn.utils.get_total_norm(gradients).isfinite())
 
 
-def diverged(
-    model: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[], Tensor], step: int
-) -> TrainingStoppedError:
-    """Run the batch again and return the error that names the first layer that is not finite.
-
-    Activations are looked at in the order of execution; if all are finite, gradients in the order
-    of the backward pass, which is the reverse.
-    """
-    message, where = _blame(model, inputs, loss)
+def diverged(step: int, message: str, where: str) -> TrainingStoppedError:
+    """Return the error for what `blame` found at a step."""
     return TrainingStoppedError(
         f"training stopped at step {step}: {message}",
         where=where,
@@ -35,11 +30,15 @@ def diverged(
     )
 
 
-def _blame(model: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[], Tensor]) -> tuple[str, str]:
+def blame(model: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[], Tensor]) -> tuple[str, str]:
+    """Run the batch again and return what was not finite first, and where; `UNKNOWN` where nothing is found.
+
+    Activations are looked at in the order of execution; if all are finite, gradients in the order
+    of the backward pass, which is the reverse. The gradients that parameters hold stay as they are.
+    """
     for index, value in enumerate(inputs):
         if not _finite(value):
             return f"input {index} of the batch holds NaN or Inf", "data.factory: train"
-    model.zero_grad()
     order: list[str] = []
     with _watching(model, order) as bad:
         value = loss()
@@ -47,12 +46,14 @@ def _blame(model: nn.Module, inputs: tuple[Tensor, ...], loss: Callable[[], Tens
         return f"the activation of layer {bad[0]!r} is NaN or Inf", bad[0]
     if not _finite(value):
         return "the loss is NaN or Inf although every activation is finite", "task.loss"
-    value.backward()  # type: ignore[no-untyped-call]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    found = torch.autograd.grad(value, trainable, allow_unused=True)
+    bad_ones = {id(p) for p, g in zip(trainable, found, strict=True) if g is not None and not _finite(g)}
     for name in reversed(order):
         for key, parameter in model.get_submodule(name).named_parameters():
-            if parameter.grad is not None and not _finite(parameter.grad):
+            if id(parameter) in bad_ones:
                 return f"the gradient of layer {name!r} ({key}) is NaN or Inf", name
-    return "a gradient was NaN or Inf, but not when the batch was run again", "model"
+    return "a gradient was NaN or Inf, but not when the batch was run again", UNKNOWN
 
 
 @contextmanager

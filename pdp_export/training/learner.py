@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ from pdp_export.errors import TrainingStoppedError, UsageError
 from pdp_export.recipe_training import TrainingSection
 from pdp_export.training.batches import Batch
 from pdp_export.training.distillation import Distiller
-from pdp_export.training.finiteness import diverged, gradients_finite
+from pdp_export.training.finiteness import UNKNOWN, blame, diverged, gradients_finite
 from pdp_export.training.processes import Crew
 from pdp_export.training.rates import learning_rate
 from pdp_export.training.records import Objective, OnProgress
@@ -164,7 +165,12 @@ class Learner:
         return (not last and not self.crew.alone) or gradients_finite(self.trained.model)
 
     def _diverged(self, inputs: tuple[Tensor, ...], target: Any, step: int) -> TrainingStoppedError:
-        return diverged(self.trained.model, inputs, lambda: self._loss(self.local, inputs, target), step)
+        """Find the layer concerned, in whatever process it is."""
+        mine = blame(self.trained.model, inputs, lambda: self._loss(self.local, inputs, target))
+        findings = [json.loads(other) for other in self.crew.gather(json.dumps(mine).encode())]
+        known = [(rank, *finding) for rank, finding in enumerate(findings) if finding[1] != UNKNOWN]
+        rank, message, where = known[0] if known else (0, *mine)
+        return diverged(step, message if self.crew.alone else f"in process {rank}, {message}", where)
 
     def _check_all_used(self) -> None:
         """DDP waits for the gradient of every parameter, forever."""

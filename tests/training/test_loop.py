@@ -4,82 +4,28 @@ from __future__ import annotations
 
 import os
 import signal
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset
 
 from pdp_export.errors import DataError, FileError, TrainingStoppedError, UsageError
-from pdp_export.pruning import Pruner, Unstructured
+from pdp_export.pruning import Pruner
 from pdp_export.recipe import TrainingSection
 from pdp_export.training import Progress, TrainingResult, evaluate, train
-
-EPOCHS, STEPS = 3, 6
-
-
-class Noisy(Dataset[tuple[Tensor, Tensor]]):
-    """Images with random augmentation from torch's and numpy's global generators."""
-
-    def __init__(self) -> None:
-        generator = torch.Generator().manual_seed(0)
-        self.images = torch.randn(48, 3, 6, 6, generator=generator)
-        self.labels = torch.randint(0, 4, (48,), generator=generator)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        shift = float(np.random.randn()) * 0.1
-        return self.images[index] + shift + 0.1 * torch.randn(3, 6, 6), self.labels[index]
-
-
-@dataclass(frozen=True)
-class Data:
-    train: Any
-    validation: Any
-
-
-class Classify:
-    """Cross-entropy and accuracy."""
-
-    def loss(self, outputs: Any, target: Any) -> Tensor:
-        return F.cross_entropy(outputs, target)
-
-    def scores(self, outputs: Any, target: Any) -> Tensor:
-        return (outputs.argmax(1) == target).float()
-
-
-def noisy_data() -> Data:
-    data = Noisy()
-    return Data(DataLoader(data, 8, shuffle=True), [(data.images[:16], data.labels[:16])])
-
-
-def dropout_net() -> nn.Sequential:
-    torch.manual_seed(3)
-    return nn.Sequential(
-        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Dropout(0.4),
-        nn.Flatten(), nn.Linear(32, 4),
-    )  # fmt: skip
-
-
-def settings(**changes: Any) -> TrainingSection:
-    return TrainingSection(**{"threads": 1, "device": "cpu", "checkpoint_every_steps": 2, **changes})
-
-
-def fit(
-    folder: Path, model: nn.Module, pruner: Pruner | None = None, data: Data | None = None, **changes: Any
-) -> TrainingResult:
-    arguments: dict[str, Any] = {"epochs": EPOCHS, "lr": 0.05, "seed": 7, "checkpoint_dir": folder}
-    chosen = {
-        key: changes.pop(key) for key in list(changes) if key in TrainingSection.model_fields and key not in arguments
-    }
-    return train(model, data or noisy_data(), Classify(), settings(**chosen), pruner=pruner, **{**arguments, **changes})
+from tests.training.nets import (
+    EPOCHS,
+    STEPS,
+    Classify,
+    Data,
+    dropout_net,
+    fit,
+    masked,
+    noisy_data,
+    same,
+    weights,
+)
 
 
 class StopError(Exception):
@@ -100,15 +46,7 @@ def stopping(at: int, error: type[BaseException]) -> Any:
 
 def build(pruned: bool) -> tuple[nn.Module, Pruner | None]:
     model = dropout_net()
-    return model, Pruner(model, Unstructured(0.5), prune_first=True) if pruned else None
-
-
-def weights(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in model.state_dict().items()}
-
-
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+    return model, masked(model) if pruned else None
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +115,13 @@ def test_ctrl_c_in_the_middle_of_an_update_waits_for_its_end(uninterrupted, tmp_
 
     arguments = {"epochs": EPOCHS, "lr": 0.05, "seed": 7, "checkpoint_dir": tmp_path}
     with pytest.raises(KeyboardInterrupt):
-        train(dropout_net(), noisy_data(), Impatient(), settings(checkpoint_every_steps=0), **arguments)
+        train(
+            dropout_net(),
+            noisy_data(),
+            Impatient(),
+            TrainingSection(threads=1, device="cpu", checkpoint_every_steps=0),
+            **arguments,
+        )
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     model = dropout_net()
     result = fit(tmp_path, model)
