@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from safetensors.torch import load_file, save_file
+
+from pdp_export.pruning.state import load_pruner, save_pruner
 
 if TYPE_CHECKING:
     from torch import nn
 
     from pdp_export.pruning.pruner import Pruner
 
+_WEIGHTS = "soft.safetensors"
+
 
 def save_soft(model: nn.Module, pruner: Pruner, folder: Path) -> None:
-    """Write ``soft.safetensors`` (model and pruner tensors) and ``soft.json`` (the pruner's numbers)."""
-    state = pruner.state_dict()
-    both = {f"model.{key}": value.detach().clone().contiguous() for key, value in model.state_dict().items()}
-    both |= {f"pruner.{key}": value.contiguous() for key, value in state["tensors"].items()}
-    save_file(both, folder / "soft.safetensors")
-    (folder / "soft.json").write_text(json.dumps(state["meta"], indent=2, sort_keys=True), encoding="utf-8")
+    """Write ``soft.safetensors``, the weights behind the masks, and the pruner's own two files."""
+    weights = {key: value.detach().clone().contiguous() for key, value in model.state_dict().items()}
+    save_file(weights, folder / _WEIGHTS)
+    save_pruner(pruner, folder)
 
 
 def load_soft(model: nn.Module, pruner: Pruner, folder: Path) -> None:
-    """Load what `save_soft` wrote into a model to which a pruner of the same recipe is attached."""
-    both = load_file(folder / "soft.safetensors")
-    split = {
-        prefix: {key.removeprefix(f"{prefix}."): value for key, value in both.items() if key.startswith(f"{prefix}.")}
-        for prefix in ("model", "pruner")
-    }
-    model.load_state_dict(split["model"])
-    meta = json.loads((folder / "soft.json").read_text(encoding="utf-8"))
-    pruner.load_state_dict({"meta": meta, "tensors": split["pruner"]})
+    """Load what `save_soft` wrote into a model to which a pruner of the same recipe is attached.
+
+    Raises:
+        FileError: when the pruner's state is damaged or belongs to another pruner.
+    """
+    model.load_state_dict(load_file(folder / _WEIGHTS))
+    load_pruner(pruner, folder)
