@@ -31,8 +31,8 @@ def layer_table(
     kinds = {f"{name}.weight": type(module).__name__ for name, module in dense.named_modules()}
     return tuple(
         _row(name, kinds.get(name, ""), tensor, after.get(name), asked.get(name))
-        for name, tensor in hardened.items()
-        if tensor.dim() >= _MATRIX and tensor.is_floating_point()
+        for name in dense.state_dict()
+        if (tensor := hardened.get(name)) is not None and tensor.dim() >= _MATRIX and tensor.is_floating_point()
     )
 
 
