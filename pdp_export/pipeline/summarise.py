@@ -13,10 +13,11 @@ from pdp_export.pipeline.bench import read_latency
 from pdp_export.pipeline.context import Context, Outcome
 from pdp_export.pipeline.layer_table import layer_table
 from pdp_export.pipeline.manifest import Manifest
+from pdp_export.pipeline.mask_table import mask_table
 from pdp_export.pipeline.outputs import PRUNED_PROGRAM, WEIGHTS
 from pdp_export.pipeline.validate import read_results
 from pdp_export.report import html_page, run_report
-from pdp_export.report.run_report import DenseReference, EpochRecord, ModelCounts, RunReport, SoftHardGap
+from pdp_export.report.run_report import DenseReference, EpochRecord, ModelCounts, Recalibration, RunReport, SoftHardGap
 from pdp_export.results import Skipped
 from pdp_export.tasks.model import read_state_dict
 from pdp_export.validation import gates
@@ -39,6 +40,7 @@ def build_report(context: Context, book: Manifest) -> RunReport:
     recipe = context.recipe
     targets = tuple(_settled(context, result) for result in read_results(context))
     dense = context.read_json("train-dense", "dense.json")
+    prune = context.read_json("prune", "history.json")
     harden = context.read_json("harden", "harden.json")
     return RunReport(
         tool_version=book.tool_version,
@@ -56,10 +58,10 @@ def build_report(context: Context, book: Manifest) -> RunReport:
         stages=tuple(record.result for record in book.stages.values()),
         layers=_layers(context),
         skipped=_skipped(context),
-        history=_history(dense, context.read_json("prune", "history.json")),
-        soft_hard_gap=SoftHardGap(
-            metric=recipe.task.metric, soft_value=harden["soft"], hard_value=harden["hard"], n=harden["n"]
-        ),
+        masks=mask_table(prune, recipe.pruning.pattern, one_shot=harden["one_shot"]),
+        one_shot=harden["one_shot"],
+        history=_history(dense, prune),
+        **_after_hardening(recipe.task.metric, harden),
         targets=targets,
         gates=tuple(gate for result in targets for gate in result.gates),
         warnings=tuple(text for record in book.stages.values() for text in record.result.warnings),
@@ -92,6 +94,17 @@ def _skipped(context: Context) -> tuple[Skipped, ...]:
     early = context.read_json("prune", "history.json")["skipped"]
     late = context.read_json("remove-channels", "removal.json")["report"]["skipped"]
     return tuple(Skipped.model_validate(item) for item in [*early, *late])
+
+
+def _after_hardening(metric: str, harden: dict[str, Any]) -> dict[str, Any]:
+    """Return what hardening cost, and what measuring BatchNorm again gave back."""
+    again = harden["recalibration"]
+    hard = again["before"] if again else harden["hard"]
+    names = ("before", "after", "layers", "batches")
+    return {
+        "soft_hard_gap": SoftHardGap(metric=metric, soft_value=harden["soft"], hard_value=hard, n=harden["n"]),
+        "recalibration": Recalibration(metric=metric, **{name: again[name] for name in names}) if again else None,
+    }
 
 
 def _history(dense: dict[str, Any], prune: dict[str, Any]) -> tuple[EpochRecord, ...]:

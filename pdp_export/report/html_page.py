@@ -12,7 +12,8 @@ from markupsafe import Markup
 
 from pdp_export import files
 from pdp_export.measurements import ClassAccuracy, TargetResult
-from pdp_export.report import formatting, plots
+from pdp_export.report import formatting, mask_plots, plots
+from pdp_export.report.mask_figures import worst_first
 from pdp_export.report.run_report import RunReport
 from pdp_export.results import Verdict
 
@@ -67,6 +68,7 @@ def _view(report: RunReport) -> dict[str, Any]:
     targets = report.targets
     flips = [t for t in targets if t.accuracy is not None and t.accuracy.lost is not None]
     rows = _class_rows(flips)
+    masks = worst_first(report.masks)
     return {
         "report": report,
         "headline": headline(report),
@@ -79,6 +81,11 @@ def _view(report: RunReport) -> dict[str, Any]:
         "classes": rows[:MAX_CLASSES],
         "classes_hidden": max(len(rows) - MAX_CLASSES, 0),
         "history_plot": plots.training_curves(report.history) if report.history else None,
+        "masks": masks,
+        "endangered": [mask.name for mask in masks if mask.dangers],
+        "mask_plots": mask_plots.mask_curves(masks),
+        "named_masks": [mask for mask in masks if mask.curves is not None][: mask_plots.NAMED],
+        "lines_hidden": max(len(masks) - mask_plots.MAX_LINES, 0),
         "recipe": yaml.safe_dump(dict(report.recipe), sort_keys=False, allow_unicode=True),
     }
 

@@ -1,40 +1,21 @@
-"""The figures of the report as inline SVG that follows the page's colours, light, dark and printed."""
+"""The figures of one run: bytes, latencies, training."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from pdp_export.measurements import LatencyResult, SizeResult
 from pdp_export.report import formatting
 from pdp_export.report.run_report import EpochRecord
+from pdp_export.report.svg import DENSE, INK, PRUNED, SOFT, render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-# matplotlib wants colours; these stand-ins become variables of the style sheet afterwards.
-INK, DENSE, PRUNED, SOFT = "#010101", "#020202", "#030303", "#040404"
-_VARIABLES = {INK: "var(--ink)", DENSE: "var(--dense)", PRUNED: "var(--pruned)", SOFT: "var(--line)"}
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "pdp-export",
-    "font.size": 10,
-    "text.color": INK,
-    "axes.edgecolor": SOFT,
-    "axes.labelcolor": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.parse_math": False,
-}
-_WIDTH_IN = 4.6
 _SHOWN_QUANTILE = 0.98
 _MAX_DOTS = 600
 
@@ -62,7 +43,7 @@ def size_steps(result: SizeResult) -> Markup:
         axes.invert_yaxis()
 
     label = "Bytes step by step: " + ", ".join(f"{name} {formatting.size(value)}" for name, value, _ in steps)
-    return _render(draw, 0.36 * len(steps) + 0.2, label)
+    return render(draw, 0.36 * len(steps) + 0.2, label)
 
 
 def latency_samples(result: LatencyResult) -> Markup:
@@ -89,7 +70,7 @@ def latency_samples(result: LatencyResult) -> Markup:
         axes.set_xlabel("ms per run" + _hidden_note(hidden))
 
     label = f"Latency: dense median {result.dense.p50_ms:.3g} ms, pruned median {result.pruned.p50_ms:.3g} ms"
-    return _render(draw, 1.75, label)
+    return render(draw, 1.75, label)
 
 
 def training_curves(history: Sequence[EpochRecord]) -> Markup:
@@ -117,7 +98,7 @@ def training_curves(history: Sequence[EpochRecord]) -> Markup:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=3, fontsize=8.5)
 
-    return _render(draw, 2.6, "Training: " + ", ".join(name for name, *_ in drawn) + " per epoch")
+    return render(draw, 2.6, "Training: " + ", ".join(name for name, *_ in drawn) + " per epoch")
 
 
 def _hidden_note(hidden: int) -> str:
@@ -127,31 +108,3 @@ def _hidden_note(hidden: int) -> str:
 def _phase_note(history: Sequence[EpochRecord]) -> str:
     phases = list(dict.fromkeys(record.phase for record in history))
     return f" ({', then '.join(phases)})" if len(phases) > 1 else ""
-
-
-def _render(draw: Any, height_in: float, label: str) -> Markup:
-    import matplotlib as mpl
-    from matplotlib.figure import Figure
-
-    with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
-        draw(figure.add_subplot())
-        return _inline(figure, label)
-
-
-def _inline(figure: Figure, label: str) -> Markup:
-    """Return the figure as one <svg> element: scalable, labelled, ids unique on the page, colours from CSS."""
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|font-family: [^;\"]*; ?", "", text, flags=re.DOTALL)
-    text = re.sub(
-        r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', rf'<svg role="img" aria-label="{escape(label)}" \1>', text, count=1
-    )
-    text = re.sub(
-        r'(<g|<path|<defs|<clipPath) id="(?:figure|patch|axes|text|matplotlib|xtick|ytick|line2d)[^"]*"', r"\1", text
-    )
-    for stand_in, variable in _VARIABLES.items():
-        text = text.replace(stand_in, variable)
-    return Markup(text)  # noqa: S704  drawn by matplotlib from numbers; the label is escaped above

@@ -19,6 +19,7 @@ from pdp_export.measurements import (
     Measurement,
     TargetResult,
 )
+from pdp_export.report.mask_figures import MaskFigures
 from pdp_export.results import Skipped, StageResult, Verdict
 
 FILE_NAME = "report.json"
@@ -58,7 +59,10 @@ class DenseReference(Measurement):
 
 
 class SoftHardGap(Measurement):
-    """What turning soft masks into exact zeros cost: the metric just before and just after hardening."""
+    """What turning soft masks into exact zeros cost: the metric just before and just after hardening.
+
+    After a one-shot pruning "soft" is the network under the masks that nothing was trained with.
+    """
 
     metric: str = "accuracy"
     soft_value: float
@@ -66,12 +70,26 @@ class SoftHardGap(Measurement):
     n: int
 
 
+class Recalibration(Measurement):
+    """BatchNorm statistics measured again after hardening: `layers` modules on `batches` calibration batches.
+
+    `before` and `after` are the metric on the validation set.
+    """
+
+    metric: str = "accuracy"
+    before: float
+    after: float
+    layers: int
+    batches: int
+
+
 class RunReport(Measurement):
     """The whole of report.json.
 
     `command` holds no absolute path. `recipe` is the effective recipe. `verdict` is PASS only when
     every set gate and every check of every target passed; NOT_RUN and INCONCLUSIVE are never a pass.
-    `gates` and `warnings` repeat those of all targets and stages, in one list each.
+    `gates` and `warnings` repeat those of all targets and stages, in one list each. `one_shot` tells that
+    the zeros were chosen by the dense weights alone and nothing was trained with them.
     """
 
     schema_version: Literal["pdp.report/1"] = SCHEMA_VERSION
@@ -89,8 +107,11 @@ class RunReport(Measurement):
     stages: tuple[StageResult, ...] = ()
     layers: tuple[LayerSparsity, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    masks: tuple[MaskFigures, ...] = ()
+    one_shot: bool = False
     history: tuple[EpochRecord, ...] = ()
     soft_hard_gap: SoftHardGap | None = None
+    recalibration: Recalibration | None = None
     targets: tuple[TargetResult, ...] = ()
     gates: tuple[GateResult, ...] = ()
     warnings: tuple[str, ...] = ()

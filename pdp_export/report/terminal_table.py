@@ -40,8 +40,9 @@ def closing(report: RunReport, run_directory: Path) -> RenderableType:
     for target in report.targets:
         table.add_row(target.target, *_cells(target), _verdict(target.verdict))
     return Group(
-        Text.assemble(_verdict(report.verdict), f"  {report.name}: ", headline(report)),
+        Text.assemble(_verdict(report.verdict), f"  {report.name}{_one_shot(report)}: ", headline(report)),
         *([table] if report.targets else []),
+        *_hardening(report),
         *_notes(report),
         _line(f"warnings: {len(report.warnings)}; details: {run_directory / 'report.html'}"),
         *(_line(f"  pdp-export {command}", style="dim") for command in _next_commands(report, run_directory)),
@@ -116,6 +117,20 @@ def _dense_cells(target: TargetResult) -> list[str]:
 
 def _verdict(value: Verdict) -> Text:
     return Text(formatting.verdict(value), style=STYLES[value])
+
+
+def _one_shot(report: RunReport) -> str:
+    return ", one-shot (not trained)" if report.one_shot else ""
+
+
+def _hardening(report: RunReport) -> list[Text]:
+    """What exact zeros did to the metric, and BatchNorm measured again."""
+    gap, again = report.soft_hard_gap, report.recalibration
+    if gap is None:
+        return []
+    values = [("soft masks", gap.soft_value), ("zeros", gap.hard_value)]
+    values += [("BatchNorm measured again", again.after)] if again else []
+    return [_line(f"{gap.metric}: " + " -> ".join(f"{name} {formatting.percent(value)}" for name, value in values))]
 
 
 def _notes(report: RunReport) -> list[Text]:

@@ -17,7 +17,15 @@ from pdp_export.measurements import (
     WeightCheck,
 )
 from pdp_export.recipe import GatesSection
-from pdp_export.report.run_report import DenseReference, EpochRecord, ModelCounts, RunReport, SoftHardGap
+from pdp_export.report.mask_figures import MaskFigures
+from pdp_export.report.run_report import (
+    DenseReference,
+    EpochRecord,
+    ModelCounts,
+    Recalibration,
+    RunReport,
+    SoftHardGap,
+)
 from pdp_export.results import Check, FileFacts, Skipped, StageResult, TensorFacts, Verdict
 from pdp_export.validation.accuracy import compare_predictions
 from pdp_export.validation.gates import settle, worst
@@ -174,6 +182,31 @@ def _history():
     return (*dense, *prune)
 
 
+def mask(name, steps=8, **change):
+    """One mask of the default preset over some epochs; the last one is the present state."""
+    share = [min(0.9, 0.15 * step) for step in range(steps)]
+    curves = {
+        "sparsity": share,
+        "threshold": [0.2 * part for part in share],
+        "sharpness": [float(10 ** (3 * step / max(steps - 1, 1))) for step in range(steps)],
+        "fuzzy": [0.3 / (1 + step) ** 2 for step in range(steps)],
+        "churn": [None, *(0.2 / step for step in range(1, steps))],
+        "gain": [0.5 + 10 ** (3 * step / max(steps - 1, 1)) / 2 for step in range(steps)],
+    }
+    last = {key: values[-1] for key, values in curves.items()}
+    limits = {"sharpness": 100.0, "fuzzy": 0.1 * (1 - last["sparsity"])}
+    values = {"name": name, "unit": "weights", "size": 8192, "asked": 0.9, "clip": 1.0, "gap": True}
+    return MaskFigures.model_validate({**values, **last, "limits": limits, "curves": curves, **change})
+
+
+def _masks():
+    soft = mask(
+        "features.7.pointwise", fuzzy=0.034, sharpness=9.3, dangers=("sharpness", "fuzzy", "gain"), clip=None,
+        gain=5.15, limits={"sharpness": 100.0, "fuzzy": 0.01, "gain": 2.0},
+    )  # fmt: skip
+    return (mask("features.2.pointwise"), soft, *(mask(f"features.{index}.pointwise") for index in range(8, 12)))
+
+
 @pytest.fixture(scope="session")
 def report():
     return sample_report()
@@ -203,6 +236,8 @@ def sample_report(**change):
         "layers": _layers(),
         "skipped": (Skipped(layer="stem.conv", stage="prune", reason="matches the ignore rule ^stem"),),
         "history": _history(),
+        "masks": _masks(),
+        "recalibration": Recalibration(before=0.9664, after=0.9681, layers=27, batches=4),
         "soft_hard_gap": SoftHardGap(soft_value=0.9671, hard_value=0.9664, n=1000),
         "targets": targets,
         "gates": tuple(gate for target in targets for gate in target.gates),
