@@ -33,7 +33,7 @@ def run(context: Context, output: Path) -> Outcome:
     program = capture(model, inputs, context.dynamic)
     check_targets(recipe, program)
     counts = count(program)
-    _check_distillation(context, model, inputs)
+    check_distillation(context, model, inputs)
     pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)
     write_json(
         output / "dense.json",
@@ -55,8 +55,12 @@ def _check_objective(context: Context, model: torch.nn.Module) -> None:
         context.objective.scores(outputs, target)
 
 
-def _check_distillation(context: Context, model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-    """Let an untrained twin teach once: names, outputs and shapes must fit."""
+def check_distillation(context: Context, model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+    """Let an untrained twin teach once.
+
+    Raises:
+        RecipeError: for a module or output that cannot be distilled.
+    """
     section = context.recipe.distillation
     if section is not None:
         teacher = context.model()

@@ -17,7 +17,7 @@ from pdp_export.training.recalibration import recalibrate
 if TYPE_CHECKING:
     from torch import nn
 
-_BATCHES = 100  # of calibration data, at most: a running mean is settled long before
+_BATCHES = 100  # at most: a running mean is settled long before
 
 
 def run(context: Context, output: Path) -> Outcome:
@@ -48,7 +48,7 @@ def run(context: Context, output: Path) -> Outcome:
 
 def _recalibrated(context: Context, model: nn.Module) -> dict[str, Any] | None:
     """Measure BatchNorm again where the recipe asks for it, or where nothing was trained; None where it was not."""
-    section, data = context.recipe.pruning, context.data.calibration
+    section, data = context.recipe.pruning, context.data.train
     asked = section.recalibrate_batchnorm
     if not (section.epochs == 0 if asked is None else asked):
         return None

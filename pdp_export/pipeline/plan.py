@@ -9,6 +9,7 @@ from pdp_export.converters import registry
 from pdp_export.graph.capture import capture
 from pdp_export.graph.channel_groups import ChannelGroup, channel_groups
 from pdp_export.graph.counting import count
+from pdp_export.pipeline.check import check_distillation
 from pdp_export.pipeline.context import Context
 from pdp_export.pipeline.observer import Silent
 from pdp_export.pipeline.requests import check_targets
@@ -74,6 +75,7 @@ def plan(recipe: Recipe) -> Plan:
     inputs = example_inputs(recipe, context.capture_batch)
     program = capture(model, inputs, context.dynamic)
     check_targets(recipe, program)
+    check_distillation(context, model, inputs)
     counts = count(program)
     shapes = {name: tuple(tensor.shape) for name, tensor in model.named_parameters()}
     pruner = Pruner.from_section(model, recipe.pruning, inputs, context.dynamic)

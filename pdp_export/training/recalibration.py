@@ -46,6 +46,9 @@ def recalibrate(
     momenta and modes stay as they are, and so do modules that keep no running statistics. A model without
     BatchNorm is left alone. After an error the old statistics are back.
 
+    Use training batches: the statistics then belong to the data that the weights belong to. A few hundred samples,
+    or sorted ones, measure something else.
+
     Raises:
         DataError: for an empty loader, or batches that BatchNorm cannot measure (one value per channel).
     """
@@ -54,7 +57,7 @@ def recalibrate(
         return RecalibrationReport(layers=0, batches=0)
     device = next(iter(layers.values())).running_mean.device
     before = {name: _statistics(layer) for name, layer in layers.items()}
-    reader = BatchReader(input_names, dynamic, "calibration")
+    reader = BatchReader(input_names, dynamic, "train")
     count = 0
     with _measuring(model, layers):
         for inputs, _ in islice(reader.read(batches), limit):
@@ -96,9 +99,9 @@ def _forward(model: nn.Module, inputs: tuple[Tensor, ...], number: int) -> None:
         model(*inputs)
     except ValueError as error:
         raise DataError(
-            f"BatchNorm cannot be measured on calibration batch {number + 1}: {first_line(error)}",
-            where="data.factory: calibration",
-            hint="use larger calibration batches, or pruning.recalibrate_batchnorm: false",
+            f"BatchNorm cannot be measured on batch {number + 1}: {first_line(error)}",
+            where="data.factory: train",
+            hint="use larger batches, or pruning.recalibrate_batchnorm: false",
         ) from error
 
 

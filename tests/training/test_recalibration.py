@@ -75,7 +75,7 @@ def _failing() -> Any:
 @pytest.mark.parametrize(
     ("loader", "error", "message"),
     [
-        ([], DataError, "calibration loader is empty"),
+        ([], DataError, "train loader is empty"),
         ([*batches(1), (torch.randn(1, 3, 1, 1), torch.zeros(1))], DataError, "changed from"),
         (_failing(), RuntimeError, "disk is gone"),
     ],
@@ -94,5 +94,5 @@ def test_after_an_error_the_old_statistics_are_back(loader: Any, error: type[Exc
 
 def test_one_value_per_channel_is_an_error_that_names_the_data():
     """Pins torch's ValueError about train mode, for a batch size in the user's loader."""
-    with pytest.raises(DataError, match="calibration batch 1"):
+    with pytest.raises(DataError, match="on batch 1"):
         recalibrate(nn.Sequential(nn.BatchNorm2d(3)), [(torch.randn(1, 3, 1, 1), torch.zeros(1))], 5)

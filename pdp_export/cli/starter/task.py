@@ -31,5 +31,5 @@ def load_data(batch_size: int = 64) -> dict[str, DataLoader[tuple[torch.Tensor, 
     return {
         "train": DataLoader(train, batch_size, shuffle=True, drop_last=True),
         "validation": DataLoader(validation, 250),
-        "calibration": DataLoader(TensorDataset(*train[:256]), batch_size),
+        "calibration": DataLoader(TensorDataset(*train[:: len(train) // 256]), batch_size),
     }
