@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
-from pdp_export.errors import ProofError
+from pdp_export.errors import ProofError, UsageError
 
 # torchrun ends all processes when one fails, so a wait may be as long as an epoch or a validation takes.
 _PATIENCE = timedelta(hours=24)
@@ -96,13 +96,24 @@ class Crew:
 
 
 def muster() -> Crew:
-    """Join the processes that torchrun started and return them; at once when called again, or without torchrun."""
+    """Join the processes that torchrun started and return them; at once when called again, or without torchrun.
+
+    Raises:
+        UsageError: when the processes are joined already, and not by gloo for what lies on the processor.
+    """
     if not all(name in os.environ for name in _VARIABLES) or int(os.environ["WORLD_SIZE"]) == 1:
         return Crew()
     if not distributed.is_initialized():
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, timeout=_PATIENCE)
         atexit.register(leave)
+    joined = distributed.get_backend_config()
+    if "gloo" not in joined:
+        raise UsageError(
+            f"the processes are joined by {joined}, which moves no tensors on the processor",
+            where="torch.distributed.init_process_group",
+            hint='join them with backend="cpu:gloo,cuda:nccl", or leave it to pdp-export',
+        )
     rank, size = distributed.get_rank(), distributed.get_world_size()
     return Crew(rank, size, int(os.environ["LOCAL_WORLD_SIZE"]))
 

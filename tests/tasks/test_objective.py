@@ -162,3 +162,18 @@ def test_example_inputs_have_the_recipes_shapes_and_types(recipe_of: Callable[..
     nn.Embedding(2, 3)(ids)
     assert torch.equal(image, example_inputs(recipe, batch=5)[0])
     assert tuple(example_inputs(recipe)[0].shape) == (1, 3, 4, 4)
+
+
+def test_label_smoothing_is_torchs_and_leaves_the_metric_alone(recipe_of: Callable[..., Recipe]):
+    """Pins a key that is accepted and forgotten, or that changes what is measured."""
+    objective = build_objective(recipe_of(training={"label_smoothing": 0.2}))
+    expected = nn.functional.cross_entropy(_LOGITS, _TARGET, label_smoothing=0.2)
+    assert torch.equal(objective.loss(_LOGITS, _TARGET), expected)
+    assert not torch.equal(expected, nn.functional.cross_entropy(_LOGITS, _TARGET))
+    assert objective.scores(_LOGITS, _TARGET).tolist() == [1.0, 0.0, 1.0]
+
+
+def test_label_smoothing_of_the_users_own_loss_is_refused(recipe_of: Callable[..., Recipe]):
+    """Pins smoothing that is silently without effect."""
+    with pytest.raises(RecipeError, match=r"training\.label_smoothing is 0\.2, and task\.loss is 'task\.py:loss'"):
+        recipe_of(training={"label_smoothing": 0.2}, task={"loss": "task.py:loss"})

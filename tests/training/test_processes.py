@@ -91,3 +91,19 @@ def test_errors_reach_every_process_with_their_names(found: Findings, scenario: 
     for findings in found:
         assert findings[scenario]["error"] == error
         assert what in findings[scenario]["what"]
+
+
+def test_processes_joined_without_gloo_are_refused(monkeypatch: pytest.MonkeyPatch):
+    """Pins torch's "no backend type associated with device type cpu" in the middle of a run."""
+    from torch import distributed
+
+    from pdp_export.errors import UsageError
+    from pdp_export.training import processes
+
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_WORLD_SIZE", "2"), ("MASTER_ADDR", "x"),
+                        ("MASTER_PORT", "1")):  # fmt: skip
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(distributed, "get_backend_config", lambda: "cuda:nccl")
+    with pytest.raises(UsageError, match="joined by cuda:nccl"):
+        processes.muster()
