@@ -16,7 +16,7 @@ from pdp_export.pruning.state import load_pruner, save_pruner
 try:
     from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
     from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise MissingDependencyError(
         "transformers is not installed", where=__name__, hint="pip install 'pdp-export[nlp]'"
     ) from error

@@ -13,7 +13,7 @@ from pdp_export.pruning.state import full_state, restore_full_state
 
 try:
     from pytorch_lightning import Callback, LightningModule, Trainer
-except ImportError as error:
+except ModuleNotFoundError as error:
     raise MissingDependencyError(
         "pytorch-lightning is not installed", where=__name__, hint="pip install 'pdp-export[lightning]'"
     ) from error
