@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from pdp_export.errors import UsageError
 from pdp_export.pruning.allocation import Budget
+from pdp_export.pruning.allocation.proportional import proportional
 from pdp_export.pruning.patterns import Channel, Unstructured
-from pdp_export.pruning.proportional import proportional
 
 bounded = st.lists(st.tuples(st.floats(0.01, 1e6), st.integers(0, 50), st.integers(1, 5000)), min_size=1, max_size=8)
 

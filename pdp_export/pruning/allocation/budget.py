@@ -16,11 +16,11 @@ import numpy as np
 from torch import Tensor
 
 from pdp_export.errors import UsageError, near_misses
-from pdp_export.pruning.channel_blocks import ChannelBudget, ChannelRanking, channel_caps, rounded_to_blocks
-from pdp_export.pruning.costs import Limit, channel_work, weight_work
+from pdp_export.pruning.allocation.channel_blocks import ChannelBudget, ChannelRanking, channel_caps, rounded_to_blocks
+from pdp_export.pruning.allocation.costs import Limit, channel_work, weight_work
+from pdp_export.pruning.allocation.proportional import erk_weights, proportional, uniform_weights
+from pdp_export.pruning.allocation.ranking import Ranking
 from pdp_export.pruning.patterns import NM, Channel, Pattern
-from pdp_export.pruning.proportional import erk_weights, proportional, uniform_weights
-from pdp_export.pruning.ranking import Ranking
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram

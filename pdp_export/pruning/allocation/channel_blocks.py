@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pdp_export.pruning.ranking import Ranking
+from pdp_export.pruning.allocation.ranking import Ranking
 
 if TYPE_CHECKING:
     from pdp_export.graph.channel_work import ChannelWork

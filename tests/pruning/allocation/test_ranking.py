@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pdp_export.errors import UsageError
 from pdp_export.pruning.allocation import Budget, weight_caps
-from pdp_export.pruning.channel_blocks import channel_caps
+from pdp_export.pruning.allocation.channel_blocks import channel_caps
 from pdp_export.pruning.patterns import NM, Block, Channel, Unstructured
 
 layers = st.lists(st.lists(st.integers(0, 9), min_size=4, max_size=40), min_size=1, max_size=5)
