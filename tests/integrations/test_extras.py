@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-import pdp_export.integrations as integrations
+from pdp_export import integrations
 from pdp_export.errors import MissingDependencyError
 
 
