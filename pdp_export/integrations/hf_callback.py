@@ -132,5 +132,6 @@ def _declare_tied(pruner: Pruner) -> None:
         seen: set[int] = set()
         for place in mask.places:
             if id(place.parameter) in seen:
-                place.module.get_submodule(f"parametrizations.{place.attribute}")._tied_weights_keys = {"original": ""}
+                masked = place.module.get_submodule(f"parametrizations.{place.attribute}")
+                masked._tied_weights_keys = {"original": ""}  # type: ignore[assignment]  # read by save_pretrained
             seen.add(id(place.parameter))
