@@ -22,7 +22,7 @@ _VARIABLES = {
     SOFT: "var(--line)",
     FAIL: "var(--fail)",
 }
-_STYLE: dict[Any, Any] = {
+STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pdp-export",
     "font.size": 10,
@@ -52,7 +52,7 @@ def render(
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(_WIDTH_IN, height_in), layout="constrained")
         draw(figure.add_subplot())
         return inline(figure, label, titles)

@@ -129,7 +129,7 @@ def _hardening(report: RunReport) -> list[Text]:
     if gap is None:
         return []
     values = [("soft masks", gap.soft_value), ("zeros", gap.hard_value)]
-    values += [("BatchNorm measured again", again.after)] if again else []
+    values += [("recalibrated", again.after)] if again else []
     return [_line(f"{gap.metric}: " + " -> ".join(f"{name} {formatting.percent(value)}" for name, value in values))]
 
 

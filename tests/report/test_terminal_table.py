@@ -84,9 +84,9 @@ def test_small_changes_have_no_sign_of_nothing():
 def test_hardening_and_one_shot_are_told(report):
     """What exact zeros cost stands beside the accuracy, and a one-shot run is called one."""
     text = _text(terminal_table.closing(report, Path("runs/demo")), 160)
-    assert "soft masks 96.71 % -> zeros 96.64 % -> BatchNorm measured again 96.81 %" in text
+    assert "soft masks 96.71 % -> zeros 96.64 % -> recalibrated 96.81 %" in text
     assert "one-shot" not in text
     shot = report.model_copy(update={"one_shot": True, "recalibration": None})
     text = _text(terminal_table.closing(shot, Path("runs/demo")), 160)
     assert text.startswith("FAIL  mobilenet-digits, one-shot (not trained): ")
-    assert "BatchNorm" not in text
+    assert "recalibrated" not in text
