@@ -1,6 +1,6 @@
 """The plan: which runs there are, and what each waits for.
 
-Three stages, each planned from the rows of the one before:
+The stages, each planned from the rows of the one before:
 
 ``tune``
     Every method on its grid (learning rates times two values of its own), one seed that is used nowhere
@@ -10,6 +10,8 @@ Three stages, each planned from the rows of the one before:
     two strongest rivals and the specialists of the pattern at 0.8, 1:4 and channel 0.5.
 ``final``
     Ten fresh seeds at 0.9 and 0.95: the best PDP preset and the two strongest rivals of the screening.
+``ablate``
+    Only when asked for by name: changes of one thing (`ablations`) on the tuning part, three seeds.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from benchmarks.pruning_quality import ablations
 from benchmarks.pruning_quality.choices import best_options, ranking
 from benchmarks.pruning_quality.methods.registry import METHODS
 from benchmarks.pruning_quality.rows import Row
 from benchmarks.pruning_quality.tasks import TASKS
 
-STAGES = ("tune", "screen", "final")
+STAGES = ("tune", "screen", "final", "ablate")
 TUNE_SEEDS = (100,)
 SCREEN_SEEDS = (0, 1, 2)
 FINAL_SEEDS = tuple(range(3, 13))
@@ -91,7 +94,7 @@ def plan(done: Mapping[str, Row]) -> tuple[list[Run], list[str]]:
     """
     runs: dict[str, Run] = {}
     waiting: list[str] = []
-    for part in (_main, _more, _final):
+    for part in (_main, _more, _final, _ablate):
         for run in part(done, waiting):
             runs.setdefault(run.key, run)
     return list(runs.values()), waiting
@@ -136,6 +139,18 @@ def _final(done: Mapping[str, Row], waiting: list[str]) -> Iterator[Run]:
             yield from _test(cell, method, "final", FINAL_SEEDS, done, waiting)
     for task in TASKS:
         yield from _test(Cell(task, *DENSE), "dense", "final", FINAL_SEEDS, done, waiting)
+
+
+def _ablate(done: Mapping[str, Row], waiting: list[str]) -> Iterator[Run]:
+    for cell in (Cell(task, *point) for task in TASKS for point in MAIN):
+        for method, changes in ablations.CHANGES.items():
+            tuned = [done[run.key] for run in _tune(cell, method) if run.key in done]
+            if len(tuned) < len(list(_tune(cell, method))):
+                waiting.append(f"{cell.task} {cell.sparsity:g} {method}: ablations wait for its tuning")
+                continue
+            for change in changes:
+                for seed in ablations.SEEDS:
+                    yield _run(cell, method, "ablate", seed, "tuning", {**best_options(tuned), **change})
 
 
 def _tune(cell: Cell, method: str) -> Iterator[Run]:

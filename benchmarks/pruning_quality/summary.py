@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from benchmarks.pruning_quality import rows as files
+from benchmarks.pruning_quality.ablations import CHANGES
 from benchmarks.pruning_quality.choices import on_target, ranking
 from benchmarks.pruning_quality.intervals import mean_interval, paired, verdict
 from benchmarks.pruning_quality.methods.registry import LEARNING_RATES, METHODS
@@ -36,6 +37,7 @@ def summarise(results: Path, output: Path) -> dict[str, Any]:
             for stage, seeds in (("screen", SCREEN_SEEDS), ("final", FINAL_SEEDS))
             for found in _cells([row for row in test if row["seed"] in seeds])
         ],
+        "ablations": ablations([row for row in current if row["split"] == "tuning"]),
         "tuning": _tuning([row for row in current if row["split"] == "tuning"]),
     }
     output.mkdir(parents=True, exist_ok=True)
@@ -71,6 +73,25 @@ def comparison(rows: Sequence[Row], stage: str) -> dict[str, Any]:
         "best_pdp_minus": pairs,
         "standing": standing({name: pair for name, pair in pairs.items() if METHODS[name].family != "pdp"}),
     }
+
+
+def ablations(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """Return what each change gains over the method's tuned options, paired by seed, on the tuning part."""
+    scores: dict[tuple[str, str, float, str], dict[str, dict[int, float]]] = {}
+    for row in rows:
+        if row["status"] == "ok":
+            group = scores.setdefault((row["task"], row["pattern"], row["asked"], row["method"]), {})
+            group.setdefault(json.dumps(row["options"], sort_keys=True), {})[row["seed"]] = row["hard"]
+    return [
+        {"task": task, "pattern": pattern, "asked": asked, "method": method, "change": dict(change), **gain}
+        for (task, pattern, asked, method), found in scores.items()
+        for base, before in found.items()
+        for change in CHANGES.get(method, ())
+        if not dict(change).items() <= json.loads(base).items()
+        and (after := found.get(json.dumps(json.loads(base) | dict(change), sort_keys=True)))
+        for gain in [paired(after, before)]
+        if gain["n"] > 1
+    ]
 
 
 def standing(pairs: Mapping[str, Mapping[str, Any]]) -> str:

@@ -9,7 +9,7 @@ from scipy import stats
 
 from benchmarks.pruning_quality import rows
 from benchmarks.pruning_quality.intervals import mean_interval, paired, verdict
-from benchmarks.pruning_quality.summary import comparison, standing, summarise
+from benchmarks.pruning_quality.summary import ablations, comparison, standing, summarise
 
 
 def row(method, seed, hard, soft=None, **changes):
@@ -98,6 +98,18 @@ def test_comparison_pairs_the_best_preset_with_all():
     assert [item["method"] for item in found["methods"]] == ["pdp_rectified", "st3", "pdp_default"]
     assert found["methods"][0]["soft_minus_hard"]["mean"] == pytest.approx(0.3)
     assert found["failed"] == [{"method": "str", "status": "diverged", "reason": "NaN"}]
+
+
+def test_ablation_is_the_gain_over_the_same_options():
+    """A change must be compared with its own base, seed by seed."""
+    base, other = {"lr": 0.1, "ramp_end": 0.5}, {"lr": 0.2, "ramp_end": 0.5}
+    rows = [row("st3", seed, 60.0 + seed, options=base, split="tuning") for seed in range(3)]
+    rows += [row("st3", seed, 61.0 + 1.1 * seed, options=base | {"allocation": "erk"}) for seed in range(3)]
+    rows += [row("st3", seed, 90.0, options=other) for seed in range(3)]
+    (found,) = ablations(rows)
+    assert found["change"] == {"allocation": "erk"}
+    assert found["mean"] == pytest.approx(1.1)
+    assert found["n"] == 3
 
 
 def test_summary_writes_three_files_and_forgets_old_revisions(tmp_path):
