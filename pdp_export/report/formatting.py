@@ -82,8 +82,10 @@ def error(value: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Any other figure, four digits."""
-    return NOTHING if value is None else f"{value:.4g}"
+    """Any other figure, four digits; numbers that people still read at a glance have no exponent."""
+    if value is None:
+        return NOTHING
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e7 else f"{value:.4g}"  # noqa: PLR2004  powers of ten
 
 
 def shape(value: tuple[int, ...] | None) -> str:

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from pdp_export.report import formatting
 from pdp_export.report.mask_figures import MaskCurves, MaskFigures, of_kept
-from pdp_export.report.svg import DENSE, FAIL, INK, PRUNED, render
+from pdp_export.report.svg import DENSE, FAIL, PRUNED, render
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -120,15 +120,10 @@ def _draw_limit(axes: Axes, panel: Panel, limits: set[float]) -> None:
     if not limits:
         return
     limit = max(limits) if panel.key == "sharpness" else min(limits)
-    if not panel.log and axes.get_ylim()[1] < _NEAR * limit:
-        axes.set_title(f"limit {panel.text(limit)}: far", loc="right", fontsize=8.5, color=INK)
-        return
-    axes.set_ylim(top=max(axes.get_ylim()[1], 1.2 * limit))
-    axes.axhline(limit, color=FAIL, linewidth=1, linestyle=(0, (2, 2)))
-    axes.annotate(
-        f"limit {panel.text(limit)}", (1, limit), xycoords=("axes fraction", "data"), xytext=(0, 2),
-        textcoords="offset points", ha="right", va="bottom", fontsize=8.5, color=FAIL,
-    )  # fmt: skip
+    axes.set_title(f"limit {panel.text(limit)}", loc="right", fontsize=9, color=FAIL)
+    if panel.log or axes.get_ylim()[1] >= _NEAR * limit:
+        axes.set_ylim(top=max(axes.get_ylim()[1], 1.2 * limit))
+        axes.axhline(limit, color=FAIL, linewidth=1, linestyle=(0, (2, 2)))
 
 
 def _title(panel: Panel, mask: MaskFigures, values: Sequence[float]) -> str:

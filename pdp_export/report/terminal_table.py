@@ -128,7 +128,8 @@ def _hardening(report: RunReport) -> list[Text]:
     gap, again = report.soft_hard_gap, report.recalibration
     if gap is None:
         return []
-    values = [("soft masks", gap.soft_value), ("zeros", gap.hard_value)]
+    values = [] if report.one_shot else [("soft masks", gap.soft_value)]
+    values += [("zeros", gap.hard_value)]
     values += [("recalibrated", again.after)] if again else []
     return [_line(f"{gap.metric}: " + " -> ".join(f"{name} {formatting.percent(value)}" for name, value in values))]
 

@@ -46,7 +46,7 @@ def test_without_dangers_the_section_is_folded(report):
     """Twenty calm layers are no news."""
     section = _section(report, [mask("a"), mask("b")])
     assert "<details>" in section
-    assert "no figure is beyond its limit" in section
+    assert "no figure beyond its limit" in section
     assert "danger" not in section
 
 
@@ -65,6 +65,7 @@ def test_one_shot_says_that_nothing_was_trained(report):
     section = _section(report, bare, one_shot=True)
     assert "one-shot (not trained)" in section
     assert "<svg" not in section
+    assert "sharpness" not in section
     page = html_page.render(report.model_copy(update={"one_shot": True}))
     assert page.index("one-shot (not trained)") < page.index("<h2>Files")
 

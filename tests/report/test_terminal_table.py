@@ -89,4 +89,12 @@ def test_hardening_and_one_shot_are_told(report):
     shot = report.model_copy(update={"one_shot": True, "recalibration": None})
     text = _text(terminal_table.closing(shot, Path("runs/demo")), 160)
     assert text.startswith("FAIL  mobilenet-digits, one-shot (not trained): ")
-    assert "recalibrated" not in text
+    assert "accuracy: zeros 96.64 %" in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(None, "-"), (0.123456, "0.1235"), (15130.4, "15130"), (2.5e8, "2.5e+08"), (1e-9, "1e-09")]
+)
+def test_numbers(value, text):
+    """A gain of 15130 is easier to compare with its limit of 2 than 1.513e+04."""
+    assert formatting.number(value) == text
