@@ -3,11 +3,13 @@
 Start reading at `pruner.py`.
 """
 
+from pdp_export.pruning.averaging import rebind
 from pdp_export.pruning.methods import PRESET_NAMES, Method, Preset, preset
 from pdp_export.pruning.patterns import NM, Block, Channel, Pattern, Unstructured, make_pattern
 from pdp_export.pruning.pruner import Pruner
 from pdp_export.pruning.records import HardenedMask, HardenReport, MaskStatistics
 from pdp_export.pruning.schedule import AccuracyRule, Schedule
+from pdp_export.pruning.state import load_pruner, save_pruner
 
 __all__ = [
     "NM",
@@ -24,6 +26,9 @@ __all__ = [
     "Pruner",
     "Schedule",
     "Unstructured",
+    "load_pruner",
     "make_pattern",
     "preset",
+    "rebind",
+    "save_pruner",
 ]

@@ -40,18 +40,6 @@ def rebind(pruner: Pruner, copied: nn.Module) -> Pruner:
         raise UsageError("this is the Pruner's own model, not a copy of it", where="rebind")
     memo: dict[int, Any] = {id(mask): found[mask.name] for mask in pruner.masks}
     twin = copy.deepcopy(pruner, {**memo, id(pruner.model): copied})  # everything else becomes the twin's own
-    for module in {place.module for mask in twin.masks for place in mask.places}:
-        _own_class(module)
     twin.load_state_dict(pruner.state_dict())
-    if (share := twin._share()) > 0:
-        twin._refresh(share)
+    twin.refresh()
     return twin
-
-
-def _own_class(module: nn.Module) -> None:
-    """Part the copy from the class that torch made for the parametrized module and that both share.
-
-    Hardening takes the property off that class: it would vanish from the other module too.
-    """
-    shared = type(module)
-    module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))

@@ -23,7 +23,6 @@ def harden_masks(masks: Sequence[Mask], warnings: Sequence[str], fold: bool) -> 
         TrainingStoppedError: when weights hold NaN or Inf.
     """
     for mask in masks:
-        mask.check_attached()
         mask.check_finite()
     rows = [_harden(mask, fold) for mask in masks]
     parameters = [parameter for mask in masks for parameter in mask.parameters_masked()]

@@ -149,8 +149,8 @@ class Pruner:
         self._steps += 1
         self.progress = self._progress(progress)
         self._start = self._start if self._start is not None else self.schedule.start(self.progress, self._validations)
-        self._check_masks()
         if self._share() > 0 and self.refreshing.due(self.progress):
+            self._check_masks()
             self._refresh(self._share())
 
     @torch.no_grad()
@@ -252,7 +252,7 @@ class Pruner:
         self.refreshing.restore(meta["refreshing"])
         for mask in self.masks:
             mask.target, mask.pruned = meta["targets"][mask.name], meta["pruned"][mask.name]
-            mask.active = mask.pruned > 0
+            mask.active = self._share() > 0
             for kind, buffer in mask.named_buffers():
                 buffer.copy_(tensors[f"{mask.name}.{kind}"])
         seen = {mask.name: tensors.get(f"{mask.name}.seen") for mask in self.masks}
@@ -261,8 +261,9 @@ class Pruner:
         }
 
     def _check_masks(self) -> None:
+        modules = set(self.model.modules())
         for mask in self.masks:
-            mask.check_attached()
+            mask.check_attached(modules)
             refuse_sharded((place.name, place.parameter) for place in mask.places)
 
     def _share(self) -> float:

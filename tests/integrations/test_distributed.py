@@ -37,10 +37,7 @@ def ranks(tmp_path_factory):
     return launch(tmp_path_factory.mktemp("ranks"), *DDP, AFTER, *SHARDED)
 
 
-_CUT_OFF = pytest.mark.xfail(reason="torch's registration cuts a parameter off from its hooks")
-
-
-@pytest.mark.parametrize("case", [*DDP, pytest.param(AFTER, marks=_CUT_OFF)])
+@pytest.mark.parametrize("case", [*DDP, AFTER])
 def test_every_rank_has_the_same_masks_and_weights(ranks, case):
     """Ranks that see other data must still prune the same weights, and go on sharing gradients after hardening.
 
@@ -53,7 +50,6 @@ def test_every_rank_has_the_same_masks_and_weights(ranks, case):
     assert int(one["zeros"]) > 0
 
 
-@_CUT_OFF
 def test_building_the_pruner_before_or_after_wrapping_is_the_same(ranks):
     """The order of two lines in a script must not change the result."""
     assert ranks[0][AFTER] == ranks[0]["unstructured"]

@@ -6,7 +6,7 @@ Parameter that the optimizer holds), so pruned weights can come back until `hard
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from pdp_export.errors import TrainingStoppedError, UsageError
 from pdp_export.pruning.methods.base import Method
+from pdp_export.pruning.methods.temperature import TINY
 from pdp_export.pruning.threshold import keep_mask, midpoint
 
 
@@ -93,19 +94,24 @@ class Mask(nn.Module):
         return keep_mask(self.scores(), self.pruned)
 
     def attach(self) -> None:
-        """Register this mask on each of its places."""
+        """Register this mask on each of its places; hooks on the parameters (such as those of DDP) stay."""
         for place in self.places:
+            parameter = place.parameter
+            # torch cuts what it registers off from its hooks, so it is given a stand-in.
+            setattr(place.module, place.attribute, nn.Parameter(parameter.detach(), parameter.requires_grad))
             parametrize.register_parametrization(place.module, place.attribute, self)
+            place.module.get_submodule(f"parametrizations.{place.attribute}").original = parameter
 
     def detach(self) -> None:
         """Take the mask off; the parameters keep their identity and their present values."""
         for place in self.places:
+            _own_class(place.module)
             parametrize.remove_parametrizations(place.module, place.attribute, leave_parametrized=False)
 
-    def check_attached(self) -> None:
-        """Raise UsageError when somebody replaced the module's weight or took the mask off."""
+    def check_attached(self, modules: Container[nn.Module]) -> None:
+        """Raise UsageError when somebody took the mask off, or replaced the weight or its module among `modules`."""
         for place in self.places:
-            chain = getattr(place.module, "parametrizations", {})
+            chain = getattr(place.module, "parametrizations", {}) if place.module in modules else {}
             if place.attribute not in chain or chain[place.attribute][0] is not self:
                 raise UsageError(
                     f"{place.name} lost its mask: the module was changed after the Pruner was attached",
@@ -120,16 +126,19 @@ class Mask(nn.Module):
         `share` is the share of the final ratio, 0..1; `kappa` the relative (or constant) temperature.
         """
         self.pruned = round(share * (self.target or 0))
-        self.active = self.pruned > 0
-        if self.active:
+        self.active = share > 0  # all masks at once, since each change compiles a compiled model anew
+        if self.pruned:
             scores = self.scores()
             self.threshold.copy_(self.boundary(scores, share))
             self.tau.copy_(self.method.temperature.tau(self.scale(scores), kappa))
+        else:
+            self.threshold.zero_()
+            self.tau.fill_(TINY)  # with t = 0 every gate is exactly 1
 
     @torch.no_grad()
     def soft(self) -> Tensor:
         """Return the factor of each unit, shape (size,); ones while nothing is pruned."""
-        return self.gate() if self.active else torch.ones_like(self.scores())
+        return self.gate() if self.pruned else torch.ones_like(self.scores())
 
     @torch.no_grad()
     def harden(self, fold: bool) -> tuple[Tensor, Tensor]:
@@ -155,3 +164,12 @@ class Mask(nn.Module):
                     where=place.name,
                     hint="start from finite weights, or train with a smaller learning rate",
                 )
+
+
+def _own_class(module: nn.Module) -> None:
+    """Part a module from the class that torch made for its parametrizations, which deep copies of it share.
+
+    Taking the mask off deletes the property from that class: it would vanish from the copies too.
+    """
+    shared = type(module)
+    module.__class__ = type(shared.__name__, shared.__bases__, dict(shared.__dict__))

@@ -85,9 +85,9 @@ class GroupProduct(torch.autograd.Function):
     """``w * gate`` with a gate per group that is constant in the backward pass."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, gate: Tensor, slope: Tensor) -> Tensor:
-        """Return the gated weight in its own dtype; `gate` and `slope` broadcast against it."""
-        ctx.save_for_backward(slope)
+    def forward(ctx: Any, weight: Tensor, gate: Tensor, slope: Tensor | None) -> Tensor:
+        """Return the gated weight in its own dtype; `gate` and `slope` (None: the gate) broadcast against it."""
+        ctx.save_for_backward(gate if slope is None else slope)
         return weight.detach() * gate.to(weight.dtype)
 
     @staticmethod
@@ -104,4 +104,5 @@ def gated_product(weight: Tensor, threshold: Tensor, tau: Tensor, method: Method
 
 def group_product(weight: Tensor, gate: Tensor, slope: Tensor) -> Tensor:
     """Return ``w * gate``, its gradient multiplied by `slope`."""
-    return GroupProduct.apply(weight, gate, slope)  # type: ignore[no-any-return, no-untyped-call]
+    other = None if slope is gate else slope  # torch.compile refuses the same tensor twice
+    return GroupProduct.apply(weight, gate, other)  # type: ignore[no-any-return, no-untyped-call]
