@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def run(context: Context, output: Path) -> Outcome:
-    """Write the soft model and pruner (``soft.safetensors``, ``pruner.safetensors``, ``pruner.json``) and ``history.json``."""
+    """Write the soft model (``soft.safetensors``), its pruner (``pruner.*``) and ``history.json``."""
     if context.recipe.pruning.epochs == 0:
         return _one_shot(context, output)
     with together(context, "prune"):
