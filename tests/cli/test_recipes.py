@@ -98,7 +98,7 @@ def test_precision_and_encoding_go_to_every_chosen_target(flags_of: Callable[...
         (["--pattern", "chanel"], "did you mean 'channel'"),
         (["--target", "onxx"], "did you mean 'onnx'"),
         (["--ignore", "("], "regular expression"),
-        (["--epochs", "0"], "pruning.epochs is 0"),
+        (["--epochs", "-1"], "pruning.epochs is -1"),
     ],
 )
 def test_a_wrong_flag_is_refused_by_the_recipes_own_words(
