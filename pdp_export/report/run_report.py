@@ -71,7 +71,7 @@ class SoftHardGap(Measurement):
 
 
 class Recalibration(Measurement):
-    """BatchNorm statistics measured again after hardening: `layers` modules on `batches` calibration batches.
+    """BatchNorm statistics measured again after hardening: `layers` modules on `batches` training batches.
 
     `before` and `after` are the metric on the validation set.
     """
