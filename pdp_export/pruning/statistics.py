@@ -19,10 +19,14 @@ _NAMED = 3
 
 @torch.no_grad()
 def mask_statistics(mask: Mask, before: Tensor | None = None) -> tuple[MaskStatistics, Tensor]:
-    """Return the state of a mask and its kept positions, to be passed as `before` next time."""
-    soft, method = mask.soft(), mask.method
+    """Return the state of a mask and its kept positions, to be passed as `before` next time.
+
+    What is zero anyway is neither fuzzy nor soft, whatever its gate: a sparse network may be pruned again.
+    """
+    soft, scores, method = mask.soft(), mask.scores(), mask.method
     kept = soft >= _HALF if method.has_gap else soft > 0
-    fuzzy = ((soft > _LOW) & (soft < _HIGH)).float().mean() if method.has_gap else 0.0
+    fuzzy = ((soft > _LOW) & (soft < _HIGH) & (scores > 0)).float().mean() if method.has_gap else 0.0
+    sharpness = (mask.scale(scores) / mask.tau)[mask.threshold > 0]
     row = MaskStatistics(
         name=mask.name,
         parameters=mask.parameter_names,
@@ -30,7 +34,7 @@ def mask_statistics(mask: Mask, before: Tensor | None = None) -> tuple[MaskStati
         asked=None if mask.target is None else mask.target / mask.size,
         current=mask.pruned / mask.size,
         threshold=float(mask.threshold.mean()) if mask.pruned else 0.0,
-        sharpness=float((mask.scale(mask.scores()) / mask.tau).amin()) if mask.pruned else 0.0,
+        sharpness=float(sharpness.amin()) if mask.pruned and sharpness.numel() else 0.0,
         gain=float(method.boundary_gain(mask.threshold, mask.tau).amax()) if mask.pruned else 1.0,
         clip=method.clip,
         gap=method.has_gap,
@@ -42,7 +46,7 @@ def mask_statistics(mask: Mask, before: Tensor | None = None) -> tuple[MaskStati
 
 def limits(row: MaskStatistics) -> dict[str, float]:
     """Return the limit of each figure that can be a danger to this mask: a least sharpness, most fuzzy, most gain."""
-    if row.current == 0:
+    if row.current == 0 or row.threshold == 0:
         return {}
     soft = {"sharpness": _SHARP, "fuzzy": _FUZZY * (1 - row.current)} if row.gap else {}
     return soft | ({} if row.clip is not None else {"gain": _GAIN})
