@@ -49,7 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--subject", action="append", choices=SUBJECTS, help="may be given several times; default: all")
     run.add_argument("--arm", action="append", choices=ARMS, help="may be given several times; dense is always there")
     run.add_argument("--batch", type=int, help="instead of the network's own batch")
-    run.add_argument("--blocks", type=int, default=30, help=f"blocks of {timing.PERIOD} steps per arm")
+    run.add_argument(
+        "--blocks", type=int, help=f"blocks of {timing.PERIOD} steps per arm, instead of the network's own"
+    )
     run.add_argument("--output", type=Path, default=RESULTS)
     one = commands.add_parser("memory-of", help="train a few steps and print the process's memory")
     one.add_argument("subject", choices=SUBJECTS)
@@ -69,7 +71,7 @@ def _measure(subject: Subject, arguments: argparse.Namespace) -> dict[str, Any]:
         "optimizer": subject.optimizer,
         "parameters": sum(weight.numel() for weight in weights.values()),
         "prunable_weights": pruned,
-        "time": timing.measure(subject, arms, batch, arguments.blocks),
+        "time": timing.measure(subject, arms, batch, arguments.blocks or subject.blocks),
         "memory": memory.measure(subject.name, arms, batch),
     }
 

@@ -94,7 +94,7 @@ def _warm_up(arm: str) -> None:
         return nn.Sequential(*layers).to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
     for optimizer in ("sgd", "adamw"):
-        _train(Subject("tiny", tiny, 2, "", optimizer, lambda batch: torch.randn(batch, 3, 8, 8)), arm, 2)
+        _train(Subject("tiny", tiny, 2, "", optimizer, lambda batch: torch.randn(batch, 3, 8, 8), 1), arm, 2)
 
 
 def _in_process(subject: str, arm: str, batch: int) -> dict[str, int]:

@@ -18,7 +18,7 @@ _TOKENS = 32
 
 @dataclass(frozen=True)
 class Subject:
-    """One network and its batch; `inputs` describes them for the record."""
+    """One network and its batch; `inputs` describes them for the record, `blocks` is how often it is timed."""
 
     name: str
     build: Callable[[], nn.Module]
@@ -26,6 +26,7 @@ class Subject:
     inputs: str
     optimizer: str
     sample: Callable[[int], Tensor]
+    blocks: int
 
     def model(self) -> nn.Module:
         """Build the network with the same random weights each time, in training mode."""
@@ -83,12 +84,24 @@ SUBJECTS = {
     subject.name: subject
     for subject in (
         Subject(
-            "mobilenet_v1-32", lambda: _channels_last(mobilenet_v1(_CLASSES)), 64, "3x32x32 images", "sgd", _images(32)
+            "mobilenet_v1-32",
+            lambda: _channels_last(mobilenet_v1(_CLASSES)),
+            64,
+            "3x32x32 images",
+            "sgd",
+            _images(32),
+            20,
         ),
         Subject(
-            "mobilenet_v1-96", lambda: _channels_last(mobilenet_v1(_CLASSES)), 64, "3x96x96 images", "sgd", _images(96)
+            "mobilenet_v1-96",
+            lambda: _channels_last(mobilenet_v1(_CLASSES)),
+            64,
+            "3x96x96 images",
+            "sgd",
+            _images(96),
+            6,
         ),
-        Subject("resnet50-64", lambda: _channels_last(resnet50(_CLASSES)), 64, "3x64x64 images", "sgd", _images(64)),
+        Subject("resnet50-64", lambda: _channels_last(resnet50(_CLASSES)), 64, "3x64x64 images", "sgd", _images(64), 4),
         Subject(
             "bert_base",
             _bert,
@@ -96,6 +109,7 @@ SUBJECTS = {
             f"{_TOKENS} tokens",
             "adamw",
             lambda batch: torch.randint(0, 30_000, (batch, _TOKENS)),
+            4,
         ),
     )
 }

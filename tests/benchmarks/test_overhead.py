@@ -19,7 +19,7 @@ def net():
     return nn.Sequential(*[nn.Linear(16, 16) for _ in range(3)], nn.Linear(16, 10))
 
 
-TINY = Subject("tiny", net, 4, "", "sgd", lambda batch: torch.randn(batch, 16))
+TINY = Subject("tiny", net, 4, "", "sgd", lambda batch: torch.randn(batch, 16), 3)
 
 
 def zeros(module):
