@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import logging
 import os
 import platform
 import time
@@ -40,6 +41,7 @@ def execute(run: Run, places: Places) -> dict[str, Any]:
     `status` is "ok", "not installed" (an outside tool), "refused" (the method says no) or "diverged".
     """
     torch.set_num_threads(1)
+    logging.getLogger("pdp_export").setLevel(logging.ERROR)  # the gap is measured; its warnings are not needed
     torch.set_flush_denormal(True)  # decaying weights and momenta would slow the core down
     start, busy = time.perf_counter(), time.process_time()
     result = _outcome(run, places)
