@@ -35,14 +35,20 @@ class GroupMask(Mask):
         all of them near m = 1/2, and every activation changes the moment pruning starts.
         """
         if self.method.from_smallest:
-            return (self.threshold - scores.amin()).square()
+            return (self.threshold - self._base(scores)).square()
         return scores.square().std() / 10
 
     def gate(self) -> Tensor:
         """Return the gate of each group."""
         scores = self.scores()
-        base = scores.detach().amin() if self.method.from_smallest else torch.zeros_like(self.threshold)
+        base = self._base(scores.detach())
         return self.method.gate(scores - base, self.threshold - base, self.tau)
+
+    def _base(self, scores: Tensor) -> Tensor:
+        """Return what scores are counted from, at most t, which is 0 where the smallest scores are equal."""
+        if self.method.from_smallest:
+            return torch.minimum(scores.amin(), self.threshold)
+        return torch.zeros_like(self.threshold)
 
     def forward(self, parameter: Tensor) -> Tensor:
         """Return the parameter with each group scaled by its gate."""

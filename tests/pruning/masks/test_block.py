@@ -58,3 +58,16 @@ def test_every_method_trains_blocks_to_exact_zeros(name):
     report = pruner.harden()
     assert report.zeros == 128
     assert bool(model[2].weight.isfinite().all())
+
+
+@pytest.mark.parametrize("name", PRESET_NAMES)
+def test_equal_blocks_stay_until_hardening_picks_among_them(name):
+    """Scores that count from the smallest one gave gates of 1e36, or none at all, where all of them are equal."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 8, bias=False), nn.Linear(8, 2))
+    with torch.no_grad():
+        model[1].weight.fill_(0.5)
+    pruner = Pruner(model, Block(0.5, 1, 4), preset=name)
+    pruner.step(1.0)
+    torch.testing.assert_close(model[1].weight, torch.full((8, 4), 0.5))
+    pruner.harden()
+    torch.testing.assert_close(model[1].weight.detach(), torch.tensor([[0.0] * 4] * 4 + [[0.5] * 4] * 4))
