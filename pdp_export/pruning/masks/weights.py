@@ -47,7 +47,9 @@ class NMMask(WeightMask):
     """Keeps `kept` of every `group` weights along the input channels, each group with its own threshold.
 
     t is the midpoint between the largest pruned and the smallest kept of a group. While the ratio
-    rises, t moves linearly from the midpoint of one count to that of the next.
+    rises, t moves linearly from the midpoint of one count to that of the next. Where the two are equal,
+    t is the midpoint below them: all of the equal ones stay in the soft network, and hardening picks
+    among them.
     """
 
     def __init__(self, name: str, kept: int, group: int, places: Sequence[Place], method: Method) -> None:
@@ -67,12 +69,14 @@ class NMMask(WeightMask):
     def boundary(self, scores: Tensor, share: float) -> Tensor:
         """Return one threshold per group."""
         ordered = self.grouped(scores.view(self.shape)).sort(dim=2).values
-        middle = (ordered[:, :, 1:] + ordered[:, :, :-1]) / 2
+        upper, lower = ordered[:, :, 1:], ordered[:, :, :-1]
+        middle = torch.where(upper > lower, (upper + lower) / 2, 0)
         steps = torch.cat([torch.zeros_like(ordered[:, :, :1]), middle], dim=2)
         count = share * (self.group - self.kept)
         low = min(int(count), self.group - self.kept)
         high = min(low + 1, self.group - self.kept)
-        return torch.lerp(steps[:, :, low : low + 1], steps[:, :, high : high + 1], count - low)
+        below, above = (steps[:, :, : index + 1].amax(2, keepdim=True) for index in (low, high))
+        return torch.lerp(below, above, count - low)
 
     def keep(self) -> Tensor:
         """Return the mask; among equal weights of a group the first ones are pruned."""

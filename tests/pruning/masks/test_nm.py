@@ -76,3 +76,17 @@ def test_thresholds_rise_smoothly_and_end_at_the_pattern(name):
     assert thresholds == sorted(thresholds)
     assert len(set(thresholds[:5])) == 5
     assert pruner.harden().masks[0].pruned == 8 * 6 * 9 * 3 // 4
+
+
+@pytest.mark.parametrize("name", PRESET_NAMES)
+def test_equal_weights_of_a_group_stay_until_hardening_picks_among_them(name):
+    """A threshold at the equal magnitudes cut all of them: bfloat16 groups lost more than the pattern asks for."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2, bias=False), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[0.5, -0.5, 0.5, 0.5], [0.1, 0.5, 0.5, 0.9]]))
+    pruner = Pruner(model, NM(2, 4), preset=name)
+    pruner.step(1.0)
+    assert (model[1].weight != 0).tolist()[0] == [True] * 4
+    assert (model[1].weight != 0).tolist()[1][1:] == [True] * 3
+    pruner.harden()
+    assert (model[1].weight != 0).tolist() == [[False, False, True, True], [False, False, True, True]]
