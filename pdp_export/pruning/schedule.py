@@ -57,7 +57,7 @@ class Schedule:
         """
         if not isinstance(self.warmup, AccuracyRule):
             return self.warmup
-        return progress if epochs >= self.warmup.epochs or progress >= self.latest else None
+        return min(progress, self.latest) if epochs >= self.warmup.epochs or progress >= self.latest else None
 
     @property
     def latest(self) -> float:

@@ -50,6 +50,15 @@ def test_paper_preset_is_constant_and_unclipped():
     assert float(temperature.tau(torch.tensor(7.0), 1e-4)) == pytest.approx(1e-4)
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
+def test_a_rule_that_is_never_met_still_prunes_in_few_steps(steps):
+    """A first step beyond the end of the ramp divided by zero, or never began to prune."""
+    schedule = Schedule(AccuracyRule(), ramp_end=0.5)
+    start = next(found for n in range(1, steps + 1) if (found := schedule.start(n / steps, 0)) is not None)
+    assert start <= schedule.latest
+    assert schedule.share(1.0, start) == 1
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
