@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 from pdp_export.errors import CaptureError, FileError, TrainingStoppedError, UsageError
-from pdp_export.pruning import Channel, Pruner, Schedule, Unstructured
+from pdp_export.pruning import NM, Block, Channel, Pruner, Schedule, Unstructured
 from sample_models.mobilenet_v1 import mobilenet_v1
 
 
@@ -279,13 +279,14 @@ def test_layers_that_cannot_be_pruned_are_skipped_with_a_reason(build, reason):
     assert any(reason in item.reason for item in pruner.skipped)
 
 
-def test_nan_weights_stop_with_the_layers_name():
+@pytest.mark.parametrize("pattern", [Unstructured(0.5), NM(2, 4), Block(0.5, 1, 4)])
+def test_nan_weights_stop_with_the_layers_name(pattern):
     """NaN sorts as the largest value and would survive pruning unseen."""
     model = small_net()
     with torch.no_grad():
         model[3].weight[0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingStoppedError) as caught:
-        Pruner(model, Unstructured(0.5)).step(0.5)
+        Pruner(model, pattern).step(0.5)
     assert caught.value.where == "3.weight"
 
 

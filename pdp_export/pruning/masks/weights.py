@@ -56,7 +56,6 @@ class NMMask(WeightMask):
         self.kept, self.group = kept, group
         self.shape = tuple(places[0].parameter.shape)
         super().__init__(name, places[0].parameter.numel(), places, method)
-        self.target = self.size // group * (group - kept)
 
     def threshold_shape(self) -> tuple[int, ...]:
         """Return (C_out, C_in / m, 1, kernel...)."""
