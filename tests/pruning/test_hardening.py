@@ -44,6 +44,16 @@ def test_untrained_masks_leave_raw_values():
     assert torch.equal(layer[1].weight[kept], raw[kept])
 
 
+def test_raw_values_keep_their_precision():
+    """Kept weights of a float64 model went through float32 on the way."""
+    layer = nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)).double()
+    raw = nn.init.normal_(layer[1].weight).detach().clone()
+    pruner = Pruner(layer, Unstructured(0.5))
+    pruner.one_shot()
+    pruner.harden()
+    assert torch.equal(layer[1].weight, torch.where(layer[1].weight == 0, 0, raw))
+
+
 def test_negative_zeros_become_positive():
     """-0.0 differs from +0.0 in the stored bits, and encoders count bits."""
     layer, mask = attached([-0.0, -0.1, 0.5, -0.0], 3, kappa=1e-3)

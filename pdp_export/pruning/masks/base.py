@@ -151,7 +151,8 @@ class Mask(nn.Module):
         factor = keep * self.soft() if fold else keep.float()
         for parameter in self.parameters_masked():
             shaped = self.keep_for(factor, parameter)
-            parameter.copy_((parameter.float() * shaped).to(parameter.dtype))
+            if fold:
+                parameter.copy_((parameter.float() * shaped).to(parameter.dtype))
             parameter.masked_fill_(shaped == 0, 0.0).add_(0.0)  # -0.0 and its kin become +0.0
         return keep, factor
 
