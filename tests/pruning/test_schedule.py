@@ -67,6 +67,7 @@ def test_a_rule_that_is_never_met_still_prunes_in_few_steps(steps):
         (lambda: Schedule(ramp="square"), "ramp"),
         (lambda: preset("papr", 1e-4), "did you mean 'paper'"),
         (lambda: preset("paper", 0.0), "positive"),
+        (lambda: preset("paper", 1e39), "float32"),
         (lambda: Unstructured(90), "fraction"),
         (lambda: Unstructured(0.0), "between 0 and 1"),
         (lambda: Channel(1.0), "between 0 and 1"),

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
+
+import torch
 
 from pdp_export.errors import UsageError, near_misses
 from pdp_export.pruning.methods.base import Method
@@ -54,8 +55,10 @@ def preset(name: str, temperature: float = 1e-4) -> Preset:
         UsageError: for an unknown name or a temperature that is not positive.
     """
     if name == "paper":
-        if not 0 < temperature < math.inf:
-            raise UsageError(f"temperature is {temperature}, it must be positive", where="temperature")
+        if not 0 < temperature <= torch.finfo(torch.float32).max:
+            raise UsageError(
+                f"temperature is {temperature}, it must be positive and fit in float32", where="temperature"
+            )
         return Preset(SigmoidMask(Temperature(relative=False, start=temperature, end=temperature)), "linear")
     if name not in _FIXED:
         raise UsageError(
