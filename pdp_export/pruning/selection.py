@@ -137,6 +137,8 @@ def _misfit(place: Place, pattern: Unstructured | NM | Block) -> str | None:
         return f"{inputs} input channels are no multiple of {pattern.m}"
     if isinstance(pattern, Block) and (outputs % pattern.height or inputs % pattern.width):
         return f"{outputs} x {inputs} channels cannot be cut into blocks of {pattern.height} x {pattern.width}"
+    if isinstance(pattern, Block) and place.parameter.numel() == pattern.height * pattern.width:
+        return f"is a single block of {pattern.height} x {pattern.width}"
     return None
 
 

@@ -37,10 +37,11 @@ def test_worked_matrix_of_the_docstring():
 
 def test_layers_that_cannot_be_cut_are_reported():
     """A ragged block at the edge would not be one for any kernel."""
-    model = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 8), nn.Linear(8, 8), nn.Linear(8, 2))
-    pruner = Pruner(model, Block(0.5, 4, 4))
+    sizes = ((8, 6), (6, 8), (8, 8), (8, 4), (4, 4), (4, 2))
+    pruner = Pruner(nn.Sequential(*(nn.Linear(*size) for size in sizes)), Block(0.5, 4, 4))
     reasons = {item.layer: item.reason for item in pruner.skipped}
     assert reasons["1"] == "8 x 6 channels cannot be cut into blocks of 4 x 4"
+    assert reasons["4"] == "is a single block of 4 x 4"
 
 
 @pytest.mark.parametrize("name", PRESET_NAMES)
