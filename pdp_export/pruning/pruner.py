@@ -294,7 +294,7 @@ class Pruner:
         before = self.sparsity
         self._refresh(1.0)
         if finished:
-            return self.warnings()
+            return [] if self._raw else self.warnings()
         return [
             f"hardened at {100 * self._share():.0f} % of the ramp: {before:.3f} was trained, "
             f"{self.sparsity:.3f} is deployed; train on to progress {self.schedule.ramp_end}"

@@ -54,6 +54,15 @@ def test_raw_values_keep_their_precision():
     assert torch.equal(layer[1].weight, torch.where(layer[1].weight == 0, 0, raw))
 
 
+def test_masks_that_were_never_trained_warn_of_nothing():
+    """One-shot keeps raw weights: "train longer or sharper" was said of a softness that is not deployed."""
+    torch.manual_seed(0)
+    pruner = Pruner(nn.Sequential(nn.Linear(4, 8), nn.Linear(8, 8), nn.Linear(8, 2)), Unstructured(0.5), preset="paper")
+    pruner.one_shot()
+    assert pruner.warnings()
+    assert pruner.harden().warnings == ()
+
+
 def test_negative_zeros_become_positive():
     """-0.0 differs from +0.0 in the stored bits, and encoders count bits."""
     layer, mask = attached([-0.0, -0.1, 0.5, -0.0], 3, kappa=1e-3)
