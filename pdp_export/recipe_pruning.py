@@ -79,6 +79,13 @@ class PruningSection(Section):
         """What the zeros are to a converter: scattered weights, or whole channels."""
         return "channel" if self.pattern == "channel" else "unstructured"
 
+    @property
+    def goal(self) -> str:
+        """What is asked for, in words: pattern and sparsity, or the budget that takes the sparsity's place."""
+        if self.budget is None:
+            return f"{self.pattern} {self.sparsity:g}"
+        return ", ".join((self.pattern, *(f"{kind} {value:g}" for kind, value in self.budget.items())))
+
     @model_validator(mode="before")
     @classmethod
     def _sparsity_of_nm(cls, values: Any) -> Any:

@@ -60,7 +60,7 @@ def print_plan(plan: Plan, flags: dict[str, Any]) -> None:
 
     console = stdout_console(no_color=flags["no_color"])
     click.echo(
-        f"{plan.name}: {plan.pattern} {plan.sparsity:g} on {plan.masks} masks; "
+        f"{plan.name}: {plan.goal} on {plan.masks} masks; "
         f"{formatting.count(plan.params)} params, {formatting.count(plan.macs)} MACs"
     )
     for index, stage in enumerate(plan.stages, 1):
@@ -77,7 +77,7 @@ def print_plan(plan: Plan, flags: dict[str, Any]) -> None:
             click.echo(f"  {item.target} {name}: {_word(effect)}")
     for skipped in plan.skipped:
         click.echo(f"  left dense: {skipped.layer}: {skipped.reason}")
-    click.echo("Predicted from the asked sparsity alone; nothing was trained or written.")
+    click.echo("Predicted from what is asked for alone; nothing was trained or written.")
 
 
 def _word(effect: Effect) -> str:

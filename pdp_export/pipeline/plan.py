@@ -50,8 +50,7 @@ class Plan(Record):
     """The whole dry run."""
 
     name: str
-    pattern: str
-    sparsity: float
+    goal: str
     params: int
     macs: int
     masks: int
@@ -83,7 +82,7 @@ def plan(recipe: Recipe) -> Plan:
     groups = channel_groups(program, recipe.pruning.ties) if recipe.pruning.pattern == "channel" else []
     kept = _kept_shares(shapes, lost, groups)
     return Plan(
-        name=recipe.name, pattern=recipe.pruning.pattern, sparsity=recipe.pruning.sparsity,
+        name=recipe.name, goal=recipe.pruning.goal,
         params=counts.parameters, macs=counts.macs, masks=len(pruner.masks),
         stages=tuple(PlannedStage(name=stage.name, reason=stage.reason) for stage in STAGES),
         targets=tuple(_planned(recipe, section, shapes, kept) for section in recipe.targets),

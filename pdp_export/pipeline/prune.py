@@ -32,9 +32,8 @@ def run(context: Context, output: Path) -> Outcome:
     _write_history(output, pruner, result.history)
     section = context.recipe.pruning
     return Outcome(
-        summary=f"{section.pattern} {section.sparsity:g}, {section.epochs} epochs, "
-        f"soft {context.recipe.task.metric} {result.metric:.4f}",
-        figures={"soft_metric": result.metric, "sparsity_asked": section.sparsity},
+        summary=f"{section.goal}, {section.epochs} epochs, soft {context.recipe.task.metric} {result.metric:.4f}",
+        figures={"soft_metric": result.metric, "pruned_share": pruner.sparsity},
         warnings=result.warnings,
     )
 
@@ -59,10 +58,9 @@ def _one_shot(context: Context, output: Path) -> Outcome:
     pruner.one_shot()
     save_soft(model, pruner, output)
     _write_history(output, pruner, ())
-    section = context.recipe.pruning
     return Outcome(
-        summary=f"{section.pattern} {section.sparsity:g}, one-shot (not trained)",
-        figures={"sparsity_asked": section.sparsity, "one_shot": True},
+        summary=f"{context.recipe.pruning.goal}, one-shot (not trained)",
+        figures={"pruned_share": pruner.sparsity, "one_shot": True},
     )
 
 

@@ -48,6 +48,21 @@ def test_one_shot_writes_zeros_and_measures_batchnorm_again(tmp_path: Path, cli:
     assert harden["recalibration"]["after"] == harden["hard"] == report["soft_hard_gap"]["hard_value"]
 
 
+def test_a_budget_is_told_instead_of_the_sparsity_that_is_not_read(tmp_path: Path, cli: CommandLine):
+    """Pins a dry run and a stage that speak of sparsity 0.9 where a budget decided."""
+    write_recipe(tmp_path / "work", {"pruning.budget": {"parameters": 0.6}, "pruning.epochs": 0})
+    planned = cli("prune-and-convert", "--recipe", "work/recipe.yaml", "--dry-run", "--json")
+    assert planned.code == 0, planned.err
+    done = cli(*PRUNE)
+    assert done.code == 0, done.err
+    stage = json.loads((tmp_path / "run/manifest.json").read_text())["stages"]["prune"]["result"]
+    body = load_file(tmp_path / "run" / HARD)["body.weight"]
+    share = float((body == 0).float().mean())
+    assert stage["summary"].startswith("unstructured, parameters 0.6, ")
+    assert stage["figures"]["pruned_share"] == pytest.approx(share)
+    assert json.loads(planned.out)["goal"] == "unstructured, parameters 0.6"
+
+
 def test_the_options_of_training_reach_it(tmp_path: Path, cli: CommandLine, finished: Path):
     """Pins a key of the recipe that is accepted and forgotten: the pruned weights must depend on each of them."""
     section = {"weight": 0.9, "temperature": 3.0, "hidden": ["body"]}
