@@ -107,8 +107,10 @@ class Run:
         return loss
 
     def _validate(self) -> float:
-        """Measure in process 0, and tell the others and the pruner."""
+        """Measure in process 0, and tell the others."""
         learner, metric = self.learner, 0.0
+        if learner.trained.average is not None:
+            self._save()  # Ctrl-C may find the average half swapped in, which must not be saved
         if learner.crew.leads:
             with learner.averaged():
                 metric = evaluate(
@@ -118,14 +120,25 @@ class Run:
                     input_names=self.reader.names,
                     dynamic=self.reader.dynamic,
                 )
-        metric = float(learner.crew.share_value(metric))
-        if learner.trained.pruner is not None:
-            learner.trained.pruner.validated(metric)
-        return metric
+        return float(learner.crew.share_value(metric))
 
     def _close_epoch(self, metric: float, seconds: float) -> None:
+        """Tell the pruner and record the epoch: all of it or nothing, since a resumed run validates again."""
         state, pruner = self.state, self.learner.trained.pruner
-        record = EpochRecord(
+        with self.guard.held():
+            if pruner is not None:
+                pruner.validated(metric)
+            state.history.append(self._record(metric, seconds))
+            if pruner is not None and not self.learner.crew.alone:
+                masks = pruner.state_dict()
+                self.learner.crew.agree(pack(masks["tensors"], masks["meta"]), "the masks")
+            state.epoch, state.consumed, state.loss_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0
+            self.dirty = True
+            self._save()
+
+    def _record(self, metric: float, seconds: float) -> EpochRecord:
+        state, pruner = self.state, self.learner.trained.pruner
+        return EpochRecord(
             epoch=state.epoch + 1,
             loss=state.loss_sum / self.plan.steps,
             metric=metric,
@@ -134,14 +147,6 @@ class Run:
             sparsity=None if pruner is None else pruner.sparsity,
             layers=() if pruner is None else tuple(pruner.statistics()),
         )
-        if pruner is not None and not self.learner.crew.alone:
-            masks = pruner.state_dict()
-            self.learner.crew.agree(pack(masks["tensors"], masks["meta"]), "the masks")
-        with self.guard.held():
-            state.history.append(record)
-            state.epoch, state.consumed, state.loss_sum, state.seconds = state.epoch + 1, 0, 0.0, 0.0
-            self.dirty = True
-            self._save()
 
     def _save(self) -> None:
         crew = self.learner.crew

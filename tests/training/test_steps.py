@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor
 from pdp_export.errors import TrainingStoppedError
 from pdp_export.pruning import AccuracyRule, Pruner, Schedule, Unstructured
 from pdp_export.training import TrainingResult
+from pdp_export.training.weight_average import WeightAverage
 from tests.training.nets import (
     EPOCHS,
     STEPS,
@@ -173,17 +176,62 @@ def test_every_epoch_records_every_mask(tmp_path: Path):
 
 def test_warmup_by_accuracy_hears_every_validation(tmp_path: Path):
     """Pins an accuracy rule that waits forever because nobody tells it the metric."""
-
-    class Sure(Classify):
-        def scores(self, outputs: Any, target: Any) -> Tensor:
-            return 0 * super().scores(outputs, target) + 0.75
-
     model = dropout_net()
     pruner = Pruner(model, Unstructured(0.5), Schedule(AccuracyRule(0.7, 2), ramp_end=1.0), prune_first=True)
     result = fit(tmp_path, model, pruner, objective=Sure(), epochs=8)
     shares = [record.sparsity or 0.0 for record in result.history]
     assert shares[:2] == [0.0, 0.0]
     assert shares[2] > 0
+
+
+class Sure(Classify):
+    """Every validation reaches the rule's level."""
+
+    def scores(self, outputs: Any, target: Any) -> Tensor:
+        return 0 * super().scores(outputs, target) + 0.75
+
+
+def ruled(folder: Path, **changes: Any) -> dict[str, Tensor]:
+    model = dropout_net()
+    pruner = Pruner(model, Unstructured(0.5), Schedule(AccuracyRule(0.7, 2), ramp_end=1.0), prune_first=True)
+    fit(folder, model, pruner, objective=Sure(), epochs=6, checkpoint_every_steps=0, **changes)
+    return weights(model)
+
+
+def interrupt(monkeypatch: pytest.MonkeyPatch, owner: type, name: str, at: int) -> None:
+    """Send Ctrl-C at the end of call number `at` (from 1) of a method."""
+    original, calls = getattr(owner, name), []
+
+    def impatient(self: Any, *arguments: Any) -> Any:
+        calls.append(name)
+        result = original(self, *arguments)
+        if len(calls) == at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return result
+
+    monkeypatch.setattr(owner, name, impatient)
+
+
+def test_a_validation_counts_once_although_ctrl_c_comes_behind_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Pins an accuracy rule that is told the same epoch's metric again on resuming, and starts the ramp early."""
+    expected = ruled(tmp_path / "a")
+    with monkeypatch.context() as patch:
+        interrupt(patch, Pruner, "statistics", 1)
+        with pytest.raises(KeyboardInterrupt):
+            ruled(tmp_path / "b")
+    assert same(ruled(tmp_path / "b"), expected)
+
+
+def test_ctrl_c_while_the_average_is_swapped_in_saves_the_trained_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Pins a checkpoint that holds averaged weights where the trained ones belong."""
+    expected = ruled(tmp_path / "a", ema=0.9)
+    with monkeypatch.context() as patch:
+        interrupt(patch, WeightAverage, "write", 2)
+        with pytest.raises(KeyboardInterrupt):
+            ruled(tmp_path / "b", ema=0.9)
+    assert same(ruled(tmp_path / "b", ema=0.9), expected)
 
 
 def test_a_gradient_that_diverges_inside_a_group_stops_before_the_step(tmp_path: Path):
