@@ -57,7 +57,8 @@ def curves(name: str) -> list[Curve]:
     for kappa in _KAPPAS.get(name, (1.0,)):
         tau = torch.tensor(kappa)
         gate = method.gate(values.clone(), threshold, tau)
-        slope = method.slope(values.clone(), gate.clone(), threshold, tau)
+        rate = method.slope(values.clone(), gate.clone(), threshold, tau)
+        slope = torch.ones_like(gate) if rate is None else rate.float()
         label = f"t\N{SUPERSCRIPT TWO}/\N{GREEK SMALL LETTER TAU} = {1 / kappa:.4g}" if name in _KAPPAS else ""
         found.append(Curve(label, values.tolist(), gate.tolist(), slope.tolist()))
     return found

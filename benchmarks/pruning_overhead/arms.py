@@ -23,13 +23,13 @@ Step = Callable[[], None]
 ARMS: dict[str, tuple[str, int]] = {
     "dense": ("dense", 0),
     "again": ("dense", 0),
-    "pdp_default/8": ("default", 8),
+    "pdp_default/16": ("default", 16),
     "pdp_default/1": ("default", 1),
-    "pdp_rectified/8": ("rectified", 8),
-    "pdp_paper/8": ("paper", 8),
-    "gradual/8": ("gradual", 8),
-    "st3/8": ("st3", 8),
-    "coremltools/8": ("coremltools", 8),
+    "pdp_rectified/16": ("rectified", 16),
+    "pdp_paper/1": ("paper", 1),
+    "gradual/16": ("gradual", 16),
+    "st3/16": ("st3", 16),
+    "coremltools/16": ("coremltools", 16),
     "coremltools/1": ("coremltools", 1),
 }
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from benchmarks.pruning_overhead.subjects import Subject
 
-_STEPS = 9  # one more than the longest refresh, so that a selection is among them
+_STEPS = 17  # one more than the longest refresh, so that a selection is among them
 _MAPPED = 1 << 16  # larger tensors are mapped and given back at once, so that the peak is theirs, not the heap's
 _ROOT = Path(__file__).resolve().parents[2]
 

@@ -1,6 +1,6 @@
 """Time per training step: all arms in one process, interleaved in random blocks.
 
-One sample is the mean over the `PERIOD` steps of a block: a threshold that is selected every eighth step
+One sample is the mean over the `PERIOD` steps of a block: a threshold that is selected every sixteenth step
 costs nothing in seven of them, and a median over single steps would not see it. The clock is the process's CPU
 time: with one thread it is the wall time of a quiet machine, and it stays so on a busy one.
 """
@@ -17,7 +17,7 @@ from benchmarks.pruning_overhead.arms import NotInstalledError, attach
 from benchmarks.pruning_overhead.subjects import Subject, step
 from pdp_export.validation.latency_statistics import compare, drift
 
-PERIOD = 8
+PERIOD = 16
 _RESAMPLES, _SEED = 5000, 0
 Array = np.ndarray[Any, Any]
 

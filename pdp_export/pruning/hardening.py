@@ -10,6 +10,9 @@ from torch import Tensor
 from pdp_export.errors import ProofError
 from pdp_export.pruning.masks import Mask
 from pdp_export.pruning.records import HardenedMask, HardenReport
+from pdp_export.pruning.statistics import named
+
+_HALF = 0.5 + 1e-3  # no soft value below the threshold is larger, but for ties
 
 
 @torch.no_grad()
@@ -25,6 +28,9 @@ def harden_masks(masks: Sequence[Mask], warnings: Sequence[str], fold: bool) -> 
     for mask in masks:
         mask.check_finite()
     rows = [_harden(mask, fold) for mask in masks]
+    torn = [row.name for row in rows if row.gap > _HALF] if fold else []
+    if torn:
+        warnings = [*warnings, f"{named(torn)} cut among equal scores, which changes the function"]
     parameters = [parameter for mask in masks for parameter in mask.parameters_masked()]
     for mask in masks:
         mask.detach()

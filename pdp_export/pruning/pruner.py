@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Self
 
@@ -13,14 +12,16 @@ from torch import Tensor, nn
 from pdp_export.errors import FileError, UsageError
 from pdp_export.pruning.allocation import Budget
 from pdp_export.pruning.building import Example, build_masks
+from pdp_export.pruning.clock import Clock
 from pdp_export.pruning.hardening import harden_masks
+from pdp_export.pruning.masks import Mask
 from pdp_export.pruning.methods import Preset
 from pdp_export.pruning.methods import preset as named_preset
 from pdp_export.pruning.patterns import Pattern
 from pdp_export.pruning.recipe_arguments import arguments
 from pdp_export.pruning.records import HardenReport, MaskStatistics
 from pdp_export.pruning.refreshing import Refreshing
-from pdp_export.pruning.schedule import AccuracyRule, Schedule
+from pdp_export.pruning.schedule import Schedule
 from pdp_export.pruning.selection import Rules
 from pdp_export.pruning.sharding import refuse_sharded
 from pdp_export.pruning.statistics import mask_statistics, warnings_from
@@ -60,8 +61,8 @@ class Pruner:
             `costs`, the cost of one weight by layer, such as a measured latency.
         costs: See `budget`.
         max_layer_sparsity: No single layer loses more than this share.
-        refresh_every: Steps between two selections of the threshold. None: whenever 0.2 % of the run
-            are done, at least every 8 steps.
+        refresh_every: Steps between two refreshes of threshold, gate and slope. None: whenever 0.2 % of the
+            run are done, at least every 16 steps; every step for the preset "paper".
         reallocate: Rank the layers against each other until the ramp ends, not only once at its start.
         prune_depthwise, prune_first, prune_last: Include layers that stay dense by default.
 
@@ -95,9 +96,9 @@ class Pruner:
         self.model, self.pattern, self.method = model, pattern, chosen.method
         self.schedule = schedule or Schedule(ramp=chosen.ramp)
         self.max_layer_sparsity, self.reallocate = max_layer_sparsity, reallocate
-        self.refreshing = Refreshing(refresh_every)
-        self.progress, self._steps, self._hardened, self._raw = 0.0, 0, False, False
-        self._start, self._validations = self.schedule.start(0.0, 0), 0
+        self.refreshing = Refreshing(chosen.refresh_every if refresh_every is None else refresh_every)
+        self.clock = Clock(self.schedule)
+        self._hardened, self._raw = False, False
         self._seen: dict[str, Tensor] = {}
         program = Example(example_inputs, dynamic).capture(model)
         rules = Rules(tuple(ignore), prune_depthwise, prune_first, prune_last)
@@ -130,6 +131,11 @@ class Pruner:
         return cls(model, example_inputs=example_inputs, dynamic=dynamic, **arguments(section))
 
     @property
+    def progress(self) -> float:
+        """The share of the run that is done, 0..1."""
+        return self.clock.progress
+
+    @property
     def sparsity(self) -> float:
         """The share of weights (or channels) below the threshold now, over all masks."""
         return sum(mask.pruned for mask in self.masks) / sum(mask.size for mask in self.masks)
@@ -146,12 +152,14 @@ class Pruner:
             TrainingStoppedError: when weights that must be ranked hold NaN or Inf.
         """
         self._check_live()
-        self._steps += 1
-        self.progress = self._progress(progress)
-        self._start = self._start if self._start is not None else self.schedule.start(self.progress, self._validations)
-        if self._share() > 0 and self.refreshing.due(self.progress):
+        if self._raw:
+            raise UsageError(
+                "this Pruner has pruned in one shot already", hint="harden, or build a new Pruner to train"
+            )
+        self.clock.advance(progress)
+        if self.clock.share > 0 and self.refreshing.due(self.progress):
             self._check_masks()
-            self._refresh(self._share())
+            self._refresh(self.clock.share)
 
     @torch.no_grad()
     def expected(self) -> dict[str, float]:
@@ -163,21 +171,18 @@ class Pruner:
     def refresh(self) -> None:
         """Select thresholds anew from the present weights, at the present progress."""
         self._check_live()
-        if self._share() > 0:
-            self._refresh(self._share())
+        if self.clock.share > 0:
+            self._refresh(self.clock.share)
 
     def validated(self, metric: float) -> None:
         """Tell the pruner a validation metric; call it after every epoch when warm-up is an `AccuracyRule`."""
-        rule = self.schedule.warmup
-        if isinstance(rule, AccuracyRule) and self._start is None:
-            self._validations = self._validations + 1 if metric >= rule.level else 0
-            self._start = self.schedule.start(self.progress, self._validations)
+        self.clock.validated(metric)
 
     def one_shot(self) -> None:
         """Prune by the present weights alone; on hardening, kept weights keep their raw values."""
         self._check_live()
-        self.progress, self._raw = 1.0, True
-        self._start = self._start or 0.0
+        self._raw = True
+        self.clock.finish()
         self._refresh(1.0)
 
     def harden(self) -> HardenReport:
@@ -191,7 +196,7 @@ class Pruner:
             ProofError: when the zeros written are not the zeros asked for.
         """
         self._check_live()
-        finished = self._share() >= 1
+        finished = self.clock.share >= 1
         warnings = self._complete(finished)
         report = harden_masks(self.masks, warnings, fold=finished and not self._raw)
         self._hardened = True
@@ -221,10 +226,7 @@ class Pruner:
         """Return ``{"meta": JSON values, "tensors": {name: Tensor}}``; weights are the model's own state."""
         return {
             "meta": {
-                "progress": self.progress,
-                "steps": self._steps,
-                "start": self._start,
-                "validations": self._validations,
+                "clock": self.clock.state(),
                 "raw": self._raw,
                 "refreshing": self.refreshing.state(),
                 "targets": {mask.name: mask.target for mask in self.masks},
@@ -233,7 +235,7 @@ class Pruner:
             "tensors": {
                 f"{mask.name}.{kind}": buffer.detach().clone()
                 for mask in self.masks
-                for kind, buffer in mask.named_buffers()
+                for kind, buffer in self._tensors_of(mask).items()
             }
             | {f"{name}.seen": kept for name, kept in self._seen.items()},
         }
@@ -247,18 +249,25 @@ class Pruner:
         meta, tensors = state["meta"], state["tensors"]
         if set(meta["targets"]) != {mask.name for mask in self.masks}:
             raise FileError("the pruning state belongs to another model or pattern", where="pruner")
-        self.progress, self._steps, self._raw = meta["progress"], meta["steps"], meta["raw"]
-        self._start, self._validations = meta["start"], meta["validations"]
+        self.clock.restore(meta["clock"])
+        self._raw = meta["raw"]
         self.refreshing.restore(meta["refreshing"])
         for mask in self.masks:
             mask.target, mask.pruned = meta["targets"][mask.name], meta["pruned"][mask.name]
-            mask.active = self._share() > 0
+            mask.active = self.clock.share > 0
             for kind, buffer in mask.named_buffers():
                 buffer.copy_(tensors[f"{mask.name}.{kind}"])
+            mask.hold()
+            if not self.refreshing.fresh:
+                mask.restore_held({kind: tensors[f"{mask.name}.{kind}"] for kind in mask.held()})
         seen = {mask.name: tensors.get(f"{mask.name}.seen") for mask in self.masks}
         self._seen = {
             mask.name: kept.to(mask.threshold.device) for mask in self.masks if (kept := seen[mask.name]) is not None
         }
+
+    def _tensors_of(self, mask: Mask) -> dict[str, Tensor]:
+        """Return what a mask must remember: between refreshes its gate does not follow from the weights."""
+        return {**dict(mask.named_buffers()), **({} if self.refreshing.fresh else mask.held())}
 
     def _check_masks(self) -> None:
         modules = set(self.model.modules())
@@ -266,12 +275,9 @@ class Pruner:
             mask.check_attached(modules)
             refuse_sharded((place.name, place.parameter) for place in mask.places)
 
-    def _share(self) -> float:
-        return 0.0 if self._start is None else self.schedule.share(self.progress, self._start)
-
     def _refresh(self, share: float) -> None:
         self._allocate(again=self.reallocate and share < 1)
-        kappa = self.method.temperature.kappa(self.progress, self._start or 0.0)
+        kappa = self.method.temperature.kappa(self.progress, self.clock.start or 0.0)
         for mask in self.masks:
             mask.refresh(share, kappa)
 
@@ -296,22 +302,9 @@ class Pruner:
         if finished:
             return [] if self._raw else self.warnings()
         return [
-            f"hardened at {100 * self._share():.0f} % of the ramp: {before:.3f} was trained, "
+            f"hardened at {100 * self.clock.share:.0f} % of the ramp: {before:.3f} was trained, "
             f"{self.sparsity:.3f} is deployed; train on to progress {self.schedule.ramp_end}"
         ]
-
-    def _progress(self, progress: float | None) -> float:
-        if progress is None:
-            if self.schedule.steps is None:
-                raise UsageError(
-                    "step() was called without a progress, and the schedule has no number of steps",
-                    where="Pruner.step",
-                    hint="call step(done / total), or build Schedule(steps=total)",
-                )
-            progress = self._steps / self.schedule.steps
-        if not 0 <= progress < math.inf:
-            raise UsageError(f"progress is {progress}, it must be a share of the run, 0..1", where="Pruner.step")
-        return min(1.0, progress)
 
     def _check_live(self) -> None:
         if self._hardened:

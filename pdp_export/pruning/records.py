@@ -35,7 +35,7 @@ class HardenedMask(Record):
     """One hardened mask: `pruned` of `size` weights or channels are exact zeros.
 
     `gap` is the largest difference between the soft mask that was trained and the factor that is
-    deployed, 0..0.5: the largest soft value that was cut to zero.
+    deployed: the largest soft value that was cut to zero, over 0.5 only among equal scores.
     """
 
     name: str

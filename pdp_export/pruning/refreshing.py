@@ -7,14 +7,14 @@ from typing import Any
 
 from pdp_export.errors import UsageError
 
-_SHARE, _MOST = 0.002, 8  # of the run, and steps
+_SHARE, _MOST = 0.002, 16  # of the run, and steps
 
 
 class Refreshing:
     """Tells at which steps thresholds are due.
 
     With `every` at each n-th step; otherwise whenever 0.2 % of the run are done, at least every
-    8 steps. The last step of a run is always due, so that the deployed mask is the trained one.
+    16 steps. The last step of a run is always due, so that the deployed mask is the trained one.
     """
 
     def __init__(self, every: int | None = None) -> None:
@@ -31,6 +31,11 @@ class Refreshing:
             return False
         self._since, self._progress = 0, progress
         return True
+
+    @property
+    def fresh(self) -> bool:
+        """Whether the last step selected thresholds, so that masks follow from the present weights."""
+        return self._since == 0
 
     def state(self) -> dict[str, Any]:
         """Return the counters as JSON values."""

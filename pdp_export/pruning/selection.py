@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from torch import nn
-from torch.nn.modules.conv import _ConvNd
+from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from torch.nn.utils import parametrize
 
 from pdp_export.errors import UsageError, near_misses
@@ -132,6 +132,8 @@ def _weight_mask(owners: Sequence[Place], pattern: Unstructured | NM | Block, me
 
 def _misfit(place: Place, pattern: Unstructured | NM | Block) -> str | None:
     """Return why the pattern does not divide this weight, or None."""
+    if isinstance(place.module, _ConvTransposeNd) and not isinstance(pattern, Unstructured):
+        return "transposed convolution: its input channels do not lie along axis 1"
     outputs, inputs = place.parameter.shape[:2]
     if isinstance(pattern, NM) and inputs % pattern.m:
         return f"{inputs} input channels are no multiple of {pattern.m}"

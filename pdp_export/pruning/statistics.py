@@ -65,12 +65,13 @@ def warnings_from(rows: Sequence[MaskStatistics]) -> list[str]:
     steep = [name for name, figures in found.items() if "gain" in figures]
     warnings = []
     if soft:
-        warnings.append(f"{_named(soft)} still soft, so hardening may change the function: train longer or sharper")
+        warnings.append(f"{named(soft)} still soft, so hardening may change the function: train longer or sharper")
     if steep:
-        warnings.append(f"{_named(steep)} at a boundary gain over {_GAIN:g} without a clip: training may be unstable")
+        warnings.append(f"{named(steep)} at a boundary gain over {_GAIN:g} without a clip: training may be unstable")
     return warnings
 
 
-def _named(names: Sequence[str]) -> str:
+def named(names: Sequence[str]) -> str:
+    """Return how many masks there are, with the first names."""
     word = "mask is" if len(names) == 1 else "masks are"
     return f"{len(names)} {word} ({', '.join(names[:_NAMED])}{', ...' if len(names) > _NAMED else ''})"

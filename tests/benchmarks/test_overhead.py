@@ -71,10 +71,10 @@ def test_figures_are_ratios_of_medians():
 
 def test_measure_times_arms_against_dense():
     """The whole path, on a tiny network."""
-    found = timing.measure(TINY, ["dense", "again", "pdp_default/8"], 4, 3)
-    assert set(found["arms"]) == {"dense", "again", "pdp_default/8"}
+    found = timing.measure(TINY, ["dense", "again", "pdp_default/16"], 4, 3)
+    assert set(found["arms"]) == {"dense", "again", "pdp_default/16"}
     assert found["arms"]["dense"]["ratio"] == 1.0
-    assert found["arms"]["pdp_default/8"]["step_ms"] > 0
+    assert found["arms"]["pdp_default/16"]["step_ms"] > 0
 
 
 def test_memory_of_a_process_is_its_own(monkeypatch):
@@ -83,19 +83,19 @@ def test_memory_of_a_process_is_its_own(monkeypatch):
 
     def fake(subject, arm, batch):
         seen.append((subject, arm, batch))
-        return {"start": 100, "peak": {"dense": 200, "st3/8": 210}[arm]}
+        return {"start": 100, "peak": {"dense": 200, "st3/16": 210}[arm]}
 
     monkeypatch.setattr(memory, "_in_process", fake)
-    found = memory.measure("tiny", ["dense", "again", "st3/8"], 4)
-    assert seen == [("tiny", "dense", 4), ("tiny", "st3/8", 4)]
-    assert found["st3/8"]["ratio"] == pytest.approx(1.1)
-    assert found["st3/8"]["ratio_of_process"] == pytest.approx(1.05)
+    found = memory.measure("tiny", ["dense", "again", "st3/16"], 4)
+    assert seen == [("tiny", "dense", 4), ("tiny", "st3/16", 4)]
+    assert found["st3/16"]["ratio"] == pytest.approx(1.1)
+    assert found["st3/16"]["ratio_of_process"] == pytest.approx(1.05)
 
 
 @pytest.mark.slow
 def test_memory_is_measured_in_a_fresh_process():
     """The command that measures memory must start, train and answer."""
-    found = memory.measure("mobilenet_v1-32", ["dense", "pdp_default/8"], 2)
+    found = memory.measure("mobilenet_v1-32", ["dense", "pdp_default/16"], 2)
     assert 0 < found["dense"]["training_bytes"] < found["dense"]["peak_bytes"]
 
 

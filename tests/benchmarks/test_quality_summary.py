@@ -9,6 +9,7 @@ from scipy import stats
 
 from benchmarks.pruning_quality import rows
 from benchmarks.pruning_quality.intervals import mean_interval, paired, verdict
+from benchmarks.pruning_quality.methods.registry import METHODS
 from benchmarks.pruning_quality.summary import ablations, comparison, standing, summarise
 
 
@@ -116,8 +117,8 @@ def test_summary_writes_three_files_and_forgets_old_revisions(tmp_path):
     """A row of an older implementation must not count for the present one."""
     results = tmp_path / "rows.jsonl"
     for seed in range(3):
-        rows.append(results, row("pdp_default", seed, 60.0 + seed))
-        rows.append(results, row("gradual", seed, 59.0 + seed, sparsity=0.5))
+        rows.append(results, row("pdp_default", seed, 60.0 + seed, revision=METHODS["pdp_default"].revision))
+        rows.append(results, row("gradual", seed, 59.0 + seed, sparsity=0.5, revision=METHODS["gradual"].revision))
         rows.append(results, row("pdp_default", seed, 99.0, revision=0))
     summary = summarise(results, tmp_path / "out")
     stored = json.loads((tmp_path / "out" / "pruning_quality.json").read_text())

@@ -223,16 +223,16 @@ def test_equal_weights_are_pruned_the_same_way_every_time(pattern):
     assert all(parameter.isfinite().all() for parameter in hardened[0])
 
 
-def test_nan_that_training_brings_is_found_before_zeros_are_written():
-    """A diverged layer would be exported as NaN with the right number of zeros."""
+@pytest.mark.parametrize("call", [lambda pruner: pruner.step(1.0), lambda pruner: pruner.harden()])
+def test_nan_that_training_brings_is_found_at_once(call):
+    """A diverged layer would train on, and be exported as NaN with the right number of zeros."""
     model = net()
     pruner = prune(model)
     pruner.step(0.5)
     with torch.no_grad():
         model[6].parametrizations.weight.original[0, 0, 0, 0] = torch.nan
-    pruner.step(1.0)
     with pytest.raises(TrainingStoppedError) as caught:
-        pruner.harden()
+        call(pruner)
     assert caught.value.where == "6.weight"
 
 

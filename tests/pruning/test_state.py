@@ -111,7 +111,7 @@ def _edited(folder, change):
 
 
 def _lost_numbers(pruner, folder):
-    _edited(folder, lambda state: state["meta"].pop("progress"))
+    _edited(folder, lambda state: state["meta"].pop("clock"))
     return pruner
 
 

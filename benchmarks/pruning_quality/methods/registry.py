@@ -57,7 +57,7 @@ class Entry:
 
 
 def _preset(family: Family, name: str, **changes: Any) -> Entry:
-    settings: dict[str, Any] = {"patterns": _ALL} | changes
+    settings: dict[str, Any] = {"patterns": _ALL, "revision": 2} | changes
     return Entry(family, "presets:Preset", (name,), **settings)
 
 

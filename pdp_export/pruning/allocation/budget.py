@@ -87,7 +87,7 @@ class Budget:
     ) -> None:
         if not 0 < max_layer_sparsity <= 1:
             raise UsageError(f"max_layer_sparsity is {max_layer_sparsity}, it must lie in (0, 1]", where="Pruner")
-        _check_method(pattern, method, budget)
+        _check_method(pattern, method, budget, costs)
         self.pattern, self.sizes = pattern, list(sizes)
         self._work: Callable[[Sequence[int]], float] | None = None
         if isinstance(pattern, Channel):
@@ -162,11 +162,13 @@ def weight_caps(sizes: Sequence[int], max_layer_sparsity: float) -> list[int]:
     return [min(size - 1, math.floor(size * max_layer_sparsity)) for size in sizes]
 
 
-def _check_method(pattern: Pattern, method: str, budget: Mapping[str, float] | None) -> None:
+def _check_method(
+    pattern: Pattern, method: str, budget: Mapping[str, float] | None, costs: Mapping[str, float] | None
+) -> None:
     if method not in METHODS:
         known = f"use one of: {', '.join(METHODS)}"
         raise UsageError(f"unknown allocation {method!r}{near_misses(method, METHODS)}", where="allocation", hint=known)
-    if isinstance(pattern, NM) and (method != "global" or budget is not None):
+    if isinstance(pattern, NM) and (method != "global" or budget is not None or costs is not None):
         raise UsageError(
             f"{pattern} prunes the same share of every layer: no allocation and no budget can change that",
             where="allocation",

@@ -6,8 +6,9 @@ Parameter that the optimizer holds), so pruned weights can come back until `hard
 
 from __future__ import annotations
 
-from collections.abc import Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -40,11 +41,14 @@ class Mask(nn.Module):
     """One score vector, its threshold, and the parameters that it masks.
 
     `size` counts what can be pruned (weights, blocks or channels), `target` what will be in the end
-    and `pruned` what is now. Until it is `active` the mask is exactly 1: values pass untouched.
+    and `pruned` what is now. Until it is `active` the mask is exactly 1: values pass untouched. Gate
+    and slope are held from one refresh to the next, which makes a step two passes over the weights.
     """
 
     threshold: Tensor
     tau: Tensor
+    held_gate: Tensor
+    held_slope: Tensor | None
 
     def __init__(self, name: str, size: int, places: Sequence[Place], method: Method) -> None:
         super().__init__()
@@ -54,6 +58,8 @@ class Mask(nn.Module):
         shape, device = self.threshold_shape(), self.places[0].parameter.device
         self.register_buffer("threshold", torch.zeros(shape, device=device), persistent=False)
         self.register_buffer("tau", torch.ones(shape, device=device), persistent=False)
+        # No buffers: DDP would send them to every rank in every step, and each rank computes the same ones.
+        self.held_gate = self.held_slope = torch.ones((), device=device)
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
@@ -78,6 +84,10 @@ class Mask(nn.Module):
 
     def gate(self) -> Tensor:
         """Return the factor of each unit by the present weights, shape (size,)."""
+        raise NotImplementedError
+
+    def gate_and_slope(self) -> tuple[Tensor, Tensor | None]:
+        """Return what the present weights and gradients are multiplied by, as `forward` takes it."""
         raise NotImplementedError
 
     def keep_for(self, keep: Tensor, parameter: Tensor) -> Tensor:
@@ -129,11 +139,45 @@ class Mask(nn.Module):
         self.active = share > 0  # all masks at once, since each change compiles a compiled model anew
         if self.pruned:
             scores = self.scores()
+            if not bool(scores.sum().isfinite()):
+                self.check_finite()
             self.threshold.copy_(self.boundary(scores, share))
             self.tau.copy_(self.method.temperature.tau(self.scale(scores), kappa))
         else:
             self.threshold.zero_()
             self.tau.fill_(TINY)  # with t = 0 every gate is exactly 1
+        self.hold()
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Hold gate and slope of the present weights until the next refresh."""
+        gate, slope = self.gate_and_slope()
+        self.held_gate = _put(gate, self.held_gate)
+        if slope is gate:
+            self.held_slope = self.held_gate
+        else:
+            own = None if self.held_slope is self.held_gate else self.held_slope
+            self.held_slope = None if slope is None else _put(slope, own)
+
+    def held(self) -> dict[str, Tensor]:
+        """Return the held gate and slope by name; a slope only where it has memory of its own."""
+        slope = {} if self.held_slope is None or self.held_slope is self.held_gate else {"slope": self.held_slope}
+        return {"gate": self.held_gate, **slope}
+
+    def restore_held(self, tensors: Mapping[str, Tensor]) -> None:
+        """Put back what `held` returned, over what `hold` gave for other weights."""
+        for name, value in self.held().items():
+            value.copy_(tensors[name])
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Follow the model to another device, but never to another precision: masks are float32."""
+        del recurse
+        device, same = fn(self.threshold).device, self.held_slope is self.held_gate
+        self.threshold, self.tau = self.threshold.to(device), self.tau.to(device)
+        self.held_gate = self.held_gate.to(device)
+        if self.held_slope is not None:
+            self.held_slope = self.held_gate if same else self.held_slope.to(device)
+        return self
 
     @torch.no_grad()
     def soft(self) -> Tensor:
@@ -165,6 +209,13 @@ class Mask(nn.Module):
                     where=place.name,
                     hint="start from finite weights, or train with a smaller learning rate",
                 )
+
+
+def _put(value: Tensor, place: Tensor | None) -> Tensor:
+    """Copy `value` into `place` where it fits: a tensor that stays the same needs no new compilation."""
+    if place is None or (place.shape, place.dtype, place.device) != (value.shape, value.dtype, value.device):
+        return value.clone()
+    return place.copy_(value)
 
 
 def _own_class(module: nn.Module) -> None:

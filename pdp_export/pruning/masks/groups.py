@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pdp_export.pruning.masks.base import Mask, Place
-from pdp_export.pruning.methods.base import Method, group_product
+from pdp_export.pruning.methods.base import Method, masked_product
 
 
 class GroupMask(Mask):
@@ -21,12 +21,6 @@ class GroupMask(Mask):
     (digits, half of the channels, 3 seeds: mean 0.976 with the constant gate, 0.973 through it).
     The preset "paper" lets autograd differentiate the gate.
     """
-
-    gates: Tensor
-
-    def __init__(self, name: str, size: int, places: Sequence[Place], method: Method) -> None:
-        super().__init__(name, size, places, method)
-        self.register_buffer("gates", torch.ones(size, device=self.threshold.device), persistent=False)
 
     def scale(self, scores: Tensor) -> Tensor:
         """Return a tenth of the standard deviation of s^2, or t^2 where scores count from the smallest.
@@ -44,6 +38,11 @@ class GroupMask(Mask):
         base = self._base(scores.detach())
         return self.method.gate(scores - base, self.threshold - base, self.tau)
 
+    def gate_and_slope(self) -> tuple[Tensor, Tensor | None]:
+        """Return gate and slope of each group, shape (size,)."""
+        gate = self.soft()
+        return gate, self.method.group_slope(gate)
+
     def _base(self, scores: Tensor) -> Tensor:
         """Return what scores are counted from, at most t, which is 0 where the smallest scores are equal."""
         if self.method.from_smallest:
@@ -56,14 +55,15 @@ class GroupMask(Mask):
             return parameter
         if self.method.differentiates_groups:
             return parameter * self.keep_for(self.gate(), parameter).to(parameter.dtype)
-        gate = self.keep_for(self.gates, parameter)
-        return group_product(parameter, gate, self.method.group_slope(gate))
+        gate = self.held_for(self.held_gate, parameter)
+        slope = self.held_slope
+        if slope is not None:
+            slope = gate if slope is self.held_gate else self.held_for(slope, parameter)
+        return masked_product(parameter, gate, slope)
 
-    @torch.no_grad()
-    def refresh(self, share: float, kappa: float) -> None:
-        """Set ratio, threshold, temperature and gates from the present weights."""
-        super().refresh(share, kappa)
-        self.gates.copy_(self.soft())
+    def held_for(self, held: Tensor, parameter: Tensor) -> Tensor:
+        """Return a held tensor so that it broadcasts against the parameter."""
+        raise NotImplementedError
 
 
 class BlockMask(GroupMask):
@@ -85,6 +85,18 @@ class BlockMask(GroupMask):
         shape = (parameter.shape[0] // self.height, parameter.shape[1] // self.width, *parameter.shape[2:])
         rows = keep.view(shape).repeat_interleave(self.height, dim=0)
         return rows.repeat_interleave(self.width, dim=1)
+
+    def gate_and_slope(self) -> tuple[Tensor, Tensor | None]:
+        """Return gate and slope in the parameter's shape, spread once for many steps."""
+        gate, slope = super().gate_and_slope()
+        weight = self.places[0].parameter
+        spread = self.keep_for(gate, weight)
+        return spread, spread if slope is gate else None if slope is None else self.keep_for(slope, weight)
+
+    def held_for(self, held: Tensor, parameter: Tensor) -> Tensor:
+        """Return a held tensor, which has the parameter's shape already."""
+        del parameter
+        return held
 
 
 class ChannelMask(GroupMask):
@@ -109,3 +121,7 @@ class ChannelMask(GroupMask):
     def keep_for(self, keep: Tensor, parameter: Tensor) -> Tensor:
         """Return the mask shaped (channels, 1, ...)."""
         return keep.view(-1, *[1] * (parameter.dim() - 1))
+
+    def held_for(self, held: Tensor, parameter: Tensor) -> Tensor:
+        """Return a held tensor shaped (channels, 1, ...)."""
+        return self.keep_for(held, parameter)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pdp_export.pruning.masks.base import Mask, Place
-from pdp_export.pruning.methods.base import Method, gated_product
+from pdp_export.pruning.methods.base import Method, masked_product
 
 
 class WeightMask(Mask):
@@ -25,8 +25,15 @@ class WeightMask(Mask):
 
     def gate(self) -> Tensor:
         """Return the gate of every weight, flattened."""
-        weight = self.grouped(self.places[0].parameter.detach().float())
-        return self.method.gate(weight, self.threshold, self.tau).flatten()
+        return self.method.gate(self._grouped_weight(), self.threshold, self.tau).flatten()
+
+    def gate_and_slope(self) -> tuple[Tensor, Tensor | None]:
+        """Return gate and slope in the parameter's shape."""
+        weight, shape = self._grouped_weight(), self.places[0].parameter.shape
+        gate = self.method.gate(weight, self.threshold, self.tau)
+        slope = self.method.slope(weight, gate, self.threshold, self.tau)
+        shaped = gate.reshape(shape)
+        return shaped, shaped if slope is gate else None if slope is None else slope.reshape(shape)
 
     def grouped(self, weight: Tensor) -> Tensor:
         """Return a view against which the threshold broadcasts."""
@@ -38,9 +45,10 @@ class WeightMask(Mask):
 
     def forward(self, weight: Tensor) -> Tensor:
         """Return the softly masked weight."""
-        if not self.active:
-            return weight
-        return gated_product(self.grouped(weight), self.threshold, self.tau, self.method).view_as(weight)
+        return masked_product(weight, self.held_gate, self.held_slope) if self.active else weight
+
+    def _grouped_weight(self) -> Tensor:
+        return self.grouped(self.places[0].parameter.detach().float())
 
 
 class NMMask(WeightMask):

@@ -31,11 +31,11 @@ class Method:
         """Return the factor of each value, of the shape of `values`."""
         raise NotImplementedError
 
-    def slope(self, values: Tensor, gate: Tensor, threshold: Tensor, tau: Tensor) -> Tensor:
-        """Return what the gradient of a single weight is multiplied by; may overwrite `gate`."""
+    def slope(self, values: Tensor, gate: Tensor, threshold: Tensor, tau: Tensor) -> Tensor | None:
+        """Return what the gradient of a single weight is multiplied by; None where it is 1 everywhere."""
         raise NotImplementedError
 
-    def group_slope(self, gate: Tensor) -> Tensor:
+    def group_slope(self, gate: Tensor) -> Tensor | None:
         """Return what the gradients of a group's weights are multiplied by: by default its gate."""
         return gate
 
@@ -60,49 +60,28 @@ class Method:
         return False
 
 
-class GatedProduct(torch.autograd.Function):
-    """``w * gate(w)`` element by element; (any shape) -> (same shape)."""
+class MaskedProduct(torch.autograd.Function):
+    """``w * gate``; the backward pass multiplies by a slope that need not be the gate's derivative."""
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, threshold: Tensor, tau: Tensor, method: Method) -> Tensor:
-        """Return the gated weight in the weight's own dtype."""
-        exact = weight.detach().float()
-        gate = method.gate(exact, threshold, tau)
-        ctx.save_for_backward(exact, gate, threshold, tau)
-        ctx.method = method
-        return (exact * gate).to(weight.dtype)
+    def forward(ctx: Any, weight: Tensor, gate: Tensor, slope: Tensor | None, straight: bool) -> Tensor:
+        """Return the masked weight in its own dtype; without a `slope` it is the gate, or 1 if `straight`."""
+        ctx.straight = straight
+        if not straight:
+            ctx.save_for_backward(gate if slope is None else slope)
+        return (weight.detach() * gate).to(weight.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
-        """Multiply the incoming gradient by the method's slope."""
-        (gradient,) = gradients
-        exact, gate, threshold, tau = ctx.saved_tensors
-        slope = ctx.method.slope(exact, gate, threshold, tau)
-        return gradient * slope.to(gradient.dtype), None, None, None
-
-
-class GroupProduct(torch.autograd.Function):
-    """``w * gate`` with a gate per group that is constant in the backward pass."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor, gate: Tensor, slope: Tensor | None) -> Tensor:
-        """Return the gated weight in its own dtype; `gate` and `slope` (None: the gate) broadcast against it."""
-        ctx.save_for_backward(gate if slope is None else slope)
-        return weight.detach() * gate.to(weight.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
         """Multiply the incoming gradient by the slope."""
+        (gradient,) = gradients
+        if ctx.straight:
+            return gradient, None, None, None
         (slope,) = ctx.saved_tensors
-        return gradients[0] * slope.to(gradients[0].dtype), None, None
+        return (gradient * slope).to(gradient.dtype), None, None, None
 
 
-def gated_product(weight: Tensor, threshold: Tensor, tau: Tensor, method: Method) -> Tensor:
-    """Return ``w * gate(w)``, differentiable by the method's slope."""
-    return GatedProduct.apply(weight, threshold, tau, method)  # type: ignore[no-any-return, no-untyped-call]
-
-
-def group_product(weight: Tensor, gate: Tensor, slope: Tensor) -> Tensor:
-    """Return ``w * gate``, its gradient multiplied by `slope`."""
+def masked_product(weight: Tensor, gate: Tensor, slope: Tensor | None) -> Tensor:
+    """Return ``w * gate``, its gradient multiplied by `slope` (None: 1); both broadcast against the weight."""
     other = None if slope is gate else slope  # torch.compile refuses the same tensor twice
-    return GroupProduct.apply(weight, gate, other)  # type: ignore[no-any-return, no-untyped-call]
+    return MaskedProduct.apply(weight, gate, other, slope is None)  # type: ignore[no-any-return, no-untyped-call]

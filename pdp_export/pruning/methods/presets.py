@@ -21,10 +21,11 @@ _UNUSED = Temperature(relative=True, start=1.0, end=1.0)  # thresholds without a
 
 @dataclass(frozen=True)
 class Preset:
-    """A method and the ramp that belongs to it."""
+    """A method, its ramp, and the steps between two refreshes of its masks (None: by progress)."""
 
     method: Method
     ramp: Ramp
+    refresh_every: int | None = None
 
 
 def _rectified() -> Preset:
@@ -47,7 +48,8 @@ def preset(name: str, temperature: float = 1e-4) -> Preset:
 
     ``default``: PDP with relative tau, kappa 1 -> 1e-3 by 95 % of the run, slope <= 1, cubic ramp; the
     mask is soft while the layer settles and hard long before it is deployed. ``paper``: the
-    constant `temperature`, no clip, linear ramp, as published. ``rectified``: exact zeros during
+    constant `temperature`, no clip, linear ramp, refreshed in every step, as published. ``rectified``:
+    exact zeros during
     training, kappa 4, PDP's slope at kappa 1; our extension. ``gradual``, ``straight_through``, ``st3``
     and ``feather`` are the rivals, see `shrinking`.
 
@@ -59,7 +61,7 @@ def preset(name: str, temperature: float = 1e-4) -> Preset:
             raise UsageError(
                 f"temperature is {temperature}, it must be positive and fit in float32", where="temperature"
             )
-        return Preset(SigmoidMask(Temperature(relative=False, start=temperature, end=temperature)), "linear")
+        return Preset(SigmoidMask(Temperature(relative=False, start=temperature, end=temperature)), "linear", 1)
     if name not in _FIXED:
         raise UsageError(
             f"unknown preset {name!r}{near_misses(name, PRESET_NAMES)}",

@@ -32,14 +32,16 @@ class HardMask(Method):
         del tau
         return (values.abs() > threshold).float()
 
-    def slope(self, values: Tensor, gate: Tensor, threshold: Tensor, tau: Tensor) -> Tensor:
+    def slope(self, values: Tensor, gate: Tensor, threshold: Tensor, tau: Tensor) -> Tensor | None:
         """Return 1 for kept and `revive` for pruned weights."""
         del values, threshold, tau
-        return gate.clamp(min=self.revive)
+        return self.group_slope(gate)
 
-    def group_slope(self, gate: Tensor) -> Tensor:
+    def group_slope(self, gate: Tensor) -> Tensor | None:
         """Return 1 for kept and `revive` for pruned groups."""
-        return gate.clamp(min=self.revive)
+        if self.revive == 1:
+            return None
+        return gate if self.revive == 0 else gate.clamp(min=self.revive)
 
 
 @dataclass(frozen=True)
@@ -65,14 +67,14 @@ class ShrinkingMask(Method):
         gate = 1 - ratio if self.power == 1 else (1 - ratio**self.power) ** (1 / self.power)
         return gate * self._scale(size, gate) if self.rescale and values.dim() > 1 else gate
 
-    def slope(self, values: Tensor, gate: Tensor, threshold: Tensor, tau: Tensor) -> Tensor:
+    def slope(self, values: Tensor, gate: Tensor, threshold: Tensor, tau: Tensor) -> Tensor | None:
         """Return 1 for kept and `revive` for pruned weights."""
         del values, threshold, tau
-        return (gate > 0).float().clamp_(min=self.revive)
+        return self.group_slope(gate)
 
-    def group_slope(self, gate: Tensor) -> Tensor:
+    def group_slope(self, gate: Tensor) -> Tensor | None:
         """Return 1 for kept and `revive` for pruned groups."""
-        return (gate > 0).float().clamp_(min=self.revive)
+        return None if self.revive == 1 else (gate > 0).float().clamp_(min=self.revive)
 
     @staticmethod
     def _scale(size: Tensor, gate: Tensor) -> Tensor:

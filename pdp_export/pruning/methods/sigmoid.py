@@ -47,9 +47,10 @@ class SigmoidMask(Method):
         return soft_mask(values, threshold, tau)
 
     def slope(self, values: Tensor, gate: Tensor, threshold: Tensor, tau: Tensor) -> Tensor:
-        """Return the derivative of w * m, clipped."""
+        """Return the derivative of w * m, clipped (and then in bfloat16: it is a rate, and takes half the memory)."""
         del threshold
-        return product_slope(values, gate, tau, self.gain)
+        slope = product_slope(values, gate, tau, self.gain)
+        return slope if self.gain is None else slope.bfloat16()
 
     def boundary_gain(self, threshold: Tensor, tau: Tensor) -> Tensor:
         """Return 1/2 + t^2 / (2 tau)."""
@@ -87,14 +88,15 @@ class RectifiedMask(Method):
         """Return max(0, 2m - 1), 0..1."""
         return torch.addcmul(-threshold.square(), values, values).div_(2 * tau).tanh_().clamp_(min=0)
 
-    def slope(self, values: Tensor, gate: Tensor, threshold: Tensor, tau: Tensor) -> Tensor:
+    def slope(self, values: Tensor, gate: Tensor, threshold: Tensor, tau: Tensor) -> Tensor | None:
         """Return PDP's derivative at the backward temperature."""
         del gate
         if self.backward is None:
-            return torch.ones_like(values)
+            return None
         tau = self.temperature.tau(threshold.square(), self.backward)
-        return product_slope(values, soft_mask(values, threshold, tau), tau, None)
+        return product_slope(values, soft_mask(values, threshold, tau), tau, None).bfloat16()
 
-    def group_slope(self, gate: Tensor) -> Tensor:
-        """Return 1: dead groups keep learning."""
-        return torch.ones_like(gate)
+    def group_slope(self, gate: Tensor) -> Tensor | None:
+        """Return None: dead groups keep learning."""
+        del gate
+        return None

@@ -90,3 +90,11 @@ def test_equal_weights_of_a_group_stay_until_hardening_picks_among_them(name):
     assert (model[1].weight != 0).tolist()[1][1:] == [True] * 3
     pruner.harden()
     assert (model[1].weight != 0).tolist() == [[False, False, True, True], [False, False, True, True]]
+
+
+def test_transposed_convolutions_are_left_alone():
+    """Their axis 1 holds outputs: groups along it would be of the wrong channels."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 8, 2), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1))
+    pruner = Pruner(model, NM(2, 4))
+    assert [mask.name for mask in pruner.masks] == ["2"]
+    assert "transposed" in {item.layer: item.reason for item in pruner.skipped}["1"]

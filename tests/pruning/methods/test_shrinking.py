@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from pdp_export.pruning.methods import PRESET_NAMES, preset
-from pdp_export.pruning.methods.base import gated_product
+from tests.pruning.methods.products import gated_product
 
 WEIGHT = torch.tensor([-0.9, -0.3, -0.1, 0.0, 0.2, 0.3, 0.5, 1.2])
 

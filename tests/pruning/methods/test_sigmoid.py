@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pdp_export.pruning.methods.base import gated_product
 from pdp_export.pruning.methods.sigmoid import RectifiedMask, SigmoidMask, soft_mask
 from pdp_export.pruning.methods.temperature import TINY, Temperature
+from tests.pruning.methods.products import gated_product
 
 TEMPERATURE = Temperature(relative=True, start=4.0, end=4.0)
 magnitudes = st.floats(min_value=1e-3, max_value=2.0)
@@ -73,7 +73,7 @@ def test_gain_clips_the_boost_at_the_boundary(kappa):
         gradient(torch.tensor([0.5]), 0.5, kappa * 0.25, None)[0].item(), 0.5 + 0.5 / kappa, rtol=1e-3, atol=0
     )
     assert float(clipped.max()) <= 1.0
-    torch.testing.assert_close(clipped, free.clamp(max=1.0))
+    torch.testing.assert_close(clipped, free.clamp(max=1.0), rtol=4e-3, atol=1e-6)  # the slope is bfloat16
 
 
 @pytest.mark.parametrize("weight", [0.0, -0.0, 1e-20, 1e-3, 1e5, 1e15])
@@ -122,5 +122,6 @@ def test_rectified_mask_is_zero_up_to_the_threshold_and_continuous_there(thresho
 def test_rectified_slope_is_pdps_at_the_backward_temperature(threshold):
     """Pruned weights revive by PDP's own gradient, not by that of the rectified gate (which is zero there)."""
     weight = torch.linspace(-2.5 * threshold, 2.5 * threshold, 41)
-    torch.testing.assert_close(rectified(weight, threshold, 1.0)[1], gradient(weight, threshold, threshold**2, None))
+    free = gradient(weight, threshold, threshold**2, None)
+    torch.testing.assert_close(rectified(weight, threshold, 1.0)[1], free, rtol=4e-3, atol=1e-6)
     assert bool((rectified(weight, threshold, None)[1] == 1).all())
