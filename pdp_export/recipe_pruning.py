@@ -36,7 +36,7 @@ class PruningSection(Section):
     m: Annotated[int, Field(gt=1)] = 4
     block: tuple[Count, Count] = (1, 4)
     epochs: Annotated[int, Field(ge=0)] = 10
-    lr: Positive | None = Field(default=None, description="defaults to training.lr")
+    lr: Annotated[float, Field(gt=0, le=1e6)] | None = Field(default=None, description="defaults to training.lr")
     recalibrate_batchnorm: bool | None = Field(default=None, description="after hardening; null = only where one-shot")
     preset: Literal["default", "paper", "rectified", "gradual", "straight_through", "st3", "feather"] = "default"
     temperature: Positive = Field(default=1e-4, description="preset paper only: the constant tau")

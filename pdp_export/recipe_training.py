@@ -21,9 +21,9 @@ class TrainingSection(Section):
 
     epochs: Annotated[int, Field(gt=0)] = 10
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Positive = 0.1
+    lr: Annotated[float, Field(gt=0, le=1e6)] = 0.1
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
-    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    weight_decay: Annotated[float, Field(ge=0, le=1e6)] = 5e-4
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="for cross_entropy only")
     lr_schedule: Literal["cosine", "one_cycle", "constant"] = "cosine"
     lr_warmup: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -31,7 +31,9 @@ class TrainingSection(Section):
     ema: Annotated[float, Field(ge=0, lt=1)] = Field(default=0.0, description="0 = off; for example 0.999")
     device: str = "auto"
     precision: Literal["32-true", "bf16-mixed"] = "32-true"
-    threads: Count = Field(default=0, description="0 = torch's own choice; 1 makes runs repeat bit for bit")
+    threads: Annotated[int, Field(ge=0, le=1024)] = Field(
+        default=0, description="0 = torch's own choice; 1 makes runs repeat bit for bit"
+    )
     checkpoint_every_steps: Count = Field(default=200, description="0 = only at the end of each epoch")
 
     @model_validator(mode="after")

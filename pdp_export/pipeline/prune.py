@@ -33,7 +33,7 @@ def run(context: Context, output: Path) -> Outcome:
     section = context.recipe.pruning
     return Outcome(
         summary=f"{section.goal}, {section.epochs} epochs, soft {context.recipe.task.metric} {result.metric:.4f}",
-        figures={"soft_metric": result.metric, "pruned_share": pruner.sparsity},
+        figures={"soft_metric": result.metric, **_shares(pruner)},
         warnings=result.warnings,
     )
 
@@ -60,7 +60,7 @@ def _one_shot(context: Context, output: Path) -> Outcome:
     _write_history(output, pruner, ())
     return Outcome(
         summary=f"{context.recipe.pruning.goal}, one-shot (not trained)",
-        figures={"pruned_share": pruner.sparsity, "one_shot": True},
+        figures={**_shares(pruner), "one_shot": True},
     )
 
 
@@ -78,9 +78,18 @@ def _prepared(context: Context) -> tuple[nn.Module, Pruner, Distiller | None]:
     return model, Pruner.from_section(model, recipe.pruning, inputs, context.dynamic), distiller
 
 
+def _shares(pruner: Pruner) -> dict[str, float]:
+    """Return the pruned share of the units, and with a budget the share of its work that stays."""
+    kept = pruner.budget.kept_share([mask.pruned for mask in pruner.masks])
+    return {"pruned_share": pruner.sparsity, **({} if kept is None else {"budget_kept": kept})}
+
+
 def _write_history(output: Path, pruner: Pruner, history: Sequence[Any]) -> None:
-    """Write the epochs, the masks at the end (churn: over the last epoch) and what was left dense."""
-    last = history[-1].layers if history else pruner.statistics()
+    """Write the epochs, the masks that are handed on (churn: over the last epoch) and what was left dense."""
+    last = pruner.statistics()  # of the averaged weights, where training averages them
+    if history:
+        pairs = zip(last, history[-1].layers, strict=True)
+        last = [row.model_copy(update={"churn": trained.churn}) for row, trained in pairs]
     values = {"epochs": history, "layers": last, "skipped": pruner.skipped}
     rows = {key: [item.model_dump(mode="json") for item in items] for key, items in values.items()}
     write_json(output / "history.json", rows)

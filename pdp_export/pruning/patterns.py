@@ -82,9 +82,9 @@ class NM:
     m: int
 
     def __post_init__(self) -> None:
-        if not 0 < self.n < self.m:
+        if not (isinstance(self.n, int) and isinstance(self.m, int) and 0 < self.n < self.m):
             raise UsageError(
-                f"n is {self.n} and m is {self.m}, they must satisfy 0 < n < m",
+                f"n is {self.n} and m is {self.m}, they must be integers with 0 < n < m",
                 where="NM(n, m)",
                 hint="n weights are kept of every m: NM(2, 4) prunes half of them",
             )
@@ -156,9 +156,9 @@ def make_pattern(
 
 
 def _check_sparsity(sparsity: float) -> None:
-    if not 0 < sparsity < 1:
+    if isinstance(sparsity, bool) or not isinstance(sparsity, int | float) or not 0 < sparsity < 1:
         raise UsageError(
-            f"sparsity is {sparsity}, it must lie strictly between 0 and 1",
+            f"sparsity is {sparsity!r}, it must lie strictly between 0 and 1",
             where="sparsity",
             hint="it is a fraction, not a percentage: 0.9 makes nine weights of ten zero",
         )

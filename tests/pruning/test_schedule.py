@@ -74,6 +74,8 @@ def test_a_rule_that_is_never_met_still_prunes_in_few_steps(steps):
         (lambda: Channel(0.5, ties="fre"), "unknown ties 'fre'"),
         (lambda: Channel(0.5, align=0), "align"),
         (lambda: make_pattern("nm", 0.5, n=4, m=4), "0 < n < m"),
+        (lambda: NM(2.0, 4.0), "integers"),
+        (lambda: Unstructured("0.5"), "between 0 and 1"),
         (lambda: make_pattern("block", 0.5, block=(1, 1)), "at least two weights"),
         (lambda: AccuracyRule(0.5, 0), "epochs"),
         (lambda: make_pattern("chanel", 0.5), "did you mean 'channel'"),

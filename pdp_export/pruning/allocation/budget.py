@@ -165,6 +165,8 @@ def weight_caps(sizes: Sequence[int], max_layer_sparsity: float) -> list[int]:
 def _check_method(
     pattern: Pattern, method: str, budget: Mapping[str, float] | None, costs: Mapping[str, float] | None
 ) -> None:
+    if budget is not None and not isinstance(budget, Mapping):
+        raise UsageError(f"the budget is {budget!r}, it must be a mapping", where="budget", hint='{"macs": 0.3}')
     if method not in METHODS:
         known = f"use one of: {', '.join(METHODS)}"
         raise UsageError(f"unknown allocation {method!r}{near_misses(method, METHODS)}", where="allocation", hint=known)
