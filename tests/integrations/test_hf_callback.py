@@ -110,7 +110,7 @@ def test_progress_counts_optimizer_steps_not_batches(tmp_path):
     recorder = Recorder(callback)
     trainer(tmp_path, callback, recorder, gradient_accumulation_steps=4).train()
     assert recorder.progress == pytest.approx([step / 6 for step in range(1, 7)])
-    assert callback.pruner.state_dict()["meta"]["steps"] == 6
+    assert callback.pruner.state_dict()["meta"]["clock"]["steps"] == 6
 
 
 @pytest.mark.parametrize("at", [9, 13])

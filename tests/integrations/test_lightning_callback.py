@@ -125,7 +125,7 @@ def test_progress_counts_optimizer_steps_not_batches(tmp_path, accumulated):
     updates = [1] * BATCHES if accumulated == 1 else [0, 0, 0, 0, 1, 0, 0, 0, 0, 1, 0, 1]
     done = torch.tensor(updates * 2).cumsum(0)
     assert recorder.progress == pytest.approx((done / done[-1]).tolist())
-    assert callback.pruner.state_dict()["meta"]["steps"] == sum(updates * 2)
+    assert callback.pruner.state_dict()["meta"]["clock"]["steps"] == sum(updates * 2)
     assert callback.report is None
 
 
