@@ -47,7 +47,11 @@ def headline(report: RunReport) -> str:
         return "This run wrote no file, so nothing was proven about one."
     total = len(report.targets)
     passed = sum(target.verdict is Verdict.PASS for target in report.targets)
-    parts = [f"{passed} of {total} files pass every check and every gate that is set"]
+    if report.gates:
+        parts = [f"{passed} of {total} files pass every check and every gate that is set"]
+    else:
+        parts = [f"{passed} of {total} files pass every check"]
+        parts.append("no gate is set, so accuracy and latency are only reported")
     for kind, words in (
         (Verdict.FAIL, "fail"),
         (Verdict.INCONCLUSIVE, "undecided"),

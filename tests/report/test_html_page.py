@@ -123,6 +123,13 @@ def test_verdict_comes_first(report, text):
     assert html_page.headline(report.model_copy(update={"targets": ()})).startswith("This run wrote no file")
 
 
+def test_the_sentence_says_that_no_gate_judged_the_run(report):
+    """A PASS without gates must not read as if the loss of accuracy had been judged."""
+    assert "every gate that is set" in html_page.headline(report)
+    told = html_page.headline(report.model_copy(update={"gates": ()}))
+    assert "2 of 4 files pass every check; no gate is set, so accuracy and latency are only reported" in told
+
+
 def test_an_empty_report_renders(report):
     """A run of training only has no targets, layers or history."""
     empty = report.model_copy(
