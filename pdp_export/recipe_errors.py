@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _SHOWN = 8
+_KEY = "[key]"  # how pydantic ends the place of a mapping's key
 
 
 def explain(error: ValidationError, root: type[BaseModel], source: str) -> RecipeError:
@@ -38,7 +39,7 @@ def _innermost(details: list[ErrorDetails]) -> list[ErrorDetails]:
 
 
 def _dotted(item: ErrorDetails) -> str:
-    return ".".join(str(part) for part in item["loc"]) or "(whole recipe)"
+    return ".".join(str(part) for part in item["loc"] if part != _KEY) or "(whole recipe)"
 
 
 def _sentence(item: ErrorDetails, root: type[BaseModel]) -> str:
@@ -53,8 +54,12 @@ def _sentence(item: ErrorDetails, root: type[BaseModel]) -> str:
     if kind == "literal_error":
         allowed = str(context.get("expected", ""))
         words = [word.strip(" '") for word in allowed.replace(" or ", ", ").split(",")]
-        return f"{key} is {value!r}{near_misses(str(value), words)}; allowed: {allowed}"
-    return f"{key} is {_short(value)}: {item['msg'].removeprefix('Value error, ')}"
+        told = f"{key.removesuffix(f'.{value}')} has a key" if item["loc"][-1] == _KEY else f"{key} is"
+        return f"{told} {value!r}{near_misses(str(value), words)}; allowed: {allowed}"
+    reason = item["msg"].removeprefix("Value error, ")
+    if kind == "value_error" and isinstance(value, dict):  # the keys of a section contradict each other
+        return f"{key}: {reason}"
+    return f"{key} is {_short(value)}: {reason}"
 
 
 def _short(value: Any) -> str:

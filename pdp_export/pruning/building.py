@@ -11,7 +11,7 @@ from torch.export import ExportedProgram
 from pdp_export.errors import UsageError
 from pdp_export.pruning.masks import Mask
 from pdp_export.pruning.methods.base import Method
-from pdp_export.pruning.patterns import Channel, Pattern
+from pdp_export.pruning.patterns import NM, Block, Channel, Pattern
 from pdp_export.pruning.roles import first_and_last
 from pdp_export.pruning.selection import Rules, absorbing_weights, channel_masks, find_places, weight_masks
 from pdp_export.results import Skipped
@@ -74,6 +74,15 @@ def build_masks(
         raise UsageError(
             f"nothing to prune: {'; '.join(reasons) or 'the model has no convolution and no linear layer'}",
             where=f"pattern {type(pattern).__name__}",
-            hint="relax ignore, prune_first, prune_last or prune_depthwise",
+            hint=f"{_fitting(pattern)}relax ignore, prune_first, prune_last or prune_depthwise",
         )
     return masks, tuple(skipped)
+
+
+def _fitting(pattern: Pattern) -> str:
+    """Return the start of a hint for patterns that layers must be divisible by."""
+    if isinstance(pattern, NM):
+        return "choose an m that divides the input channels, or "
+    if isinstance(pattern, Block):
+        return "choose a block that divides the channels, or "
+    return ""

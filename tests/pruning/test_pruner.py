@@ -321,6 +321,8 @@ class _Branches(nn.Module):
         (lambda: Pruner(small_net(), Unstructured(0.5), ignore=["("]), UsageError, "not a regular expression"),
         (lambda: Pruner(small_net(), Unstructured(0.5), ignore=["."]), UsageError, "nothing to prune"),
         (lambda: Pruner(nn.ReLU(), Unstructured(0.5)), UsageError, "no convolution and no linear layer"),
+        (lambda: Pruner(small_net(), NM(2, 7)), UsageError, "choose an m that divides"),
+        (lambda: Pruner(small_net(), Block(0.5, 1, 7)), UsageError, "choose a block that divides"),
         (lambda: Pruner(small_net(), Unstructured(0.99)), UsageError, "cannot be reached"),
         (lambda: Pruner(small_net(), "unstructured"), UsageError, "not supported"),
         (lambda: Pruner(small_net(), Channel(0.5)), UsageError, "needs example_inputs"),

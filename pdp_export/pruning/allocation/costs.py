@@ -49,9 +49,7 @@ class Limit:
                 hint="below 1 it is the share of the dense model that stays, above 1 an absolute figure",
             )
         if (self.kind == "cost") != (self.costs is not None):
-            raise UsageError(
-                "a budget of 'cost' and costs by layer go together", where="budget", hint='pass budget={"cost": 0.5}'
-            )
+            raise _unpaired()
         for layer, cost in (self.costs or {}).items():
             if not 0 <= cost < math.inf:
                 raise UsageError(f"a weight of {layer} costs {cost}, it must cost 0 or more", where=f"costs[{layer!r}]")
@@ -59,6 +57,8 @@ class Limit:
     @classmethod
     def from_mapping(cls, budget: Mapping[str, float], costs: Mapping[str, float] | None) -> Limit:
         """Read ``{"macs": 0.3}``."""
+        if costs is not None and not budget:
+            raise _unpaired()
         if len(budget) != 1:
             raise UsageError(
                 f"the budget limits {len(budget)} things, it must limit one", where="budget", hint='{"macs": 0.3}'
@@ -172,3 +172,9 @@ def _divided(amount: float, size: int) -> float:
     """Divide; whole numbers stay whole, so that sums of them are exact."""
     whole = isinstance(amount, int) and amount % size == 0
     return amount // size if whole else amount / size
+
+
+def _unpaired() -> UsageError:
+    return UsageError(
+        "a budget of 'cost' and costs by layer go together", where="budget", hint='pass budget={"cost": 0.5}'
+    )

@@ -227,6 +227,7 @@ def test_equal_channels_are_taken_the_same_way_every_time():
         ({"budget": {"flops": 0.5}}, "unknown budget 'flops'"),
         ({"budget": {"macs": 0.5, "parameters": 0.5}}, "limits 2 things"),
         ({"budget": {"cost": 0.5}}, "go together"),
+        ({"budget": None, "costs": {"features.3.body.0": 1.0}}, "go together"),
         ({"budget": {"macs": 0.5}, "costs": {"features.3.body.0": 1.0}}, "go together"),
         ({"budget": {"cost": 0.5}, "costs": {"features.3.body.O": 1.0}}, "(did you mean 'features.3.body"),
         ({"budget": {"cost": 0.5}, "costs": {"features.3.body.0": -1.0}}, "must cost 0 or more"),
