@@ -54,7 +54,7 @@ class PruningSection(Section):
     )
     max_layer_sparsity: Annotated[float, Field(gt=0, le=1)] = 0.98
     refresh_every: Count | None = Field(
-        default=None, description="steps between selections of the threshold; by default 0.2 % of the run, at most 8"
+        default=None, description="steps between selections of the threshold; by default 0.2 % of the run, at most 16"
     )
     reallocate: bool = False
     ties: Literal["stream", "free"] = "stream"
