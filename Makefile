@@ -32,7 +32,7 @@ test: $(STAMP) ## run the tests (under 12 minutes on 2 cores)
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-all: $(STAMP) ## run every test, the slow ones too
-	$(BIN)/pytest -n 2 --dist loadgroup -m "slow or not slow"
+	$(BIN)/pytest -n 2 --dist loadgroup -m "slow or not slow" --hypothesis-profile=random
 
 check: lint type contract ## lint, types, import contract
 

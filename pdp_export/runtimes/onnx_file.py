@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from pdp_export.errors import FileError
 
 if TYPE_CHECKING:
+    from google.protobuf.message import Message  # type: ignore[import-untyped]  # protobuf ships no types
     from onnx import GraphProto, ModelProto, NodeProto, SparseTensorProto, TensorProto
 
 MAX_FILE_BYTES = (1 << 31) - 1
@@ -26,6 +27,7 @@ def read(path: Path) -> tuple[ModelProto, bytes]:
     """
     data = _bytes(path)
     model = _parse(data, path)
+    _check_text(model, path)
     for tensor in _tensors(model):
         _check_tensor(tensor, path)
     return model, data
@@ -49,7 +51,7 @@ def _bytes(path: Path) -> bytes:
 
 def _parse(data: bytes, path: Path) -> ModelProto:
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # protobuf ships no types
+    from google.protobuf.message import DecodeError
 
     try:
         model: ModelProto = onnx.ModelProto.FromString(data)
@@ -58,6 +60,17 @@ def _parse(data: bytes, path: Path) -> ModelProto:
     if not model.ir_version or not model.opset_import or not model.graph.node:
         raise damaged(path, "it has no IR version, no operator set or no nodes (truncated or of another format)")
     return model
+
+
+def _check_text(message: Message, path: Path) -> None:
+    """Refuse text that is no UTF-8: protobuf hands it out as bytes, and everybody else takes it for a name."""
+    for field, value in message.ListFields():
+        items = [value] if isinstance(value, str | bytes) or hasattr(value, "ListFields") else value
+        if field.type == field.TYPE_STRING and any(isinstance(item, bytes) for item in items):
+            raise damaged(path, f"a {field.name} is no text")
+        if field.type == field.TYPE_MESSAGE:
+            for item in items:
+                _check_text(item, path)
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:

@@ -281,6 +281,15 @@ def test_lookalike_is_not_decoded(encoded):
     assert "bitmask" not in onnx_runtime.describe(saved(model, encoded)).encodings
 
 
+def test_names_that_are_no_text_are_refused(encoded):
+    """Protobuf hands invalid UTF-8 out as bytes, which passed for a name until something else broke on it."""
+    data = encoded.read_bytes()
+    assert b"conv.weight/gaps" in data
+    encoded.write_bytes(data.replace(b"conv.weight/gaps", b"conv\x80weight/gaps"))
+    with pytest.raises(FileError, match="no text"):
+        onnx_runtime.describe(encoded)
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=5))
 def test_flipped_bytes_give_a_file_error_or_facts(encoded, flips):
