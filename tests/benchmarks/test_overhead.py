@@ -30,8 +30,6 @@ def zeros(module):
 @pytest.mark.parametrize("arm", [arm for arm in ARMS if arm.split("/")[0] in ("gradual", "st3", "coremltools")])
 def test_arms_prune_the_same_layers_as_they_are_measured(arm):
     """An arm that prunes nothing costs nothing."""
-    if arm.startswith("coremltools"):
-        pytest.importorskip("coremltools")
     model = net()
     after, optimizer, data = attach(arm, model), TINY.make_optimizer(model), TINY.data(4)
     for _ in range(9):

@@ -33,16 +33,9 @@ def able(pattern):
     ]
 
 
-def _importable(method):
-    package = METHODS[method].package
-    if package:
-        pytest.importorskip(package.replace("-", "_"))
-
-
 @pytest.mark.parametrize("method", able("unstructured"))
 def test_reaches_the_sparsity_that_was_asked_for(method):
     """A rival that prunes less than it should would look better than it is."""
-    _importable(method)
     model, _ = trained(method, "unstructured", 0.9)
     left = leftovers(model, TASK, "unstructured")
     assert left["sparsity"] == pytest.approx(0.9, abs=0.01 if method == "str" else 0.002)
@@ -54,7 +47,6 @@ def test_reaches_the_sparsity_that_was_asked_for(method):
 @pytest.mark.parametrize("method", able("1:4"))
 def test_keeps_one_of_four_along_the_input_channels(method):
     """Groups along another axis, or kept and zeroed confused (coremltools counts zeros), are no 1:4."""
-    _importable(method)
     model, _ = trained(method, "1:4", 0.75)
     for layer in prunable(model).values():
         blocks = layer.weight.detach().movedim(1, -1).reshape(-1, 4)
@@ -66,7 +58,6 @@ def test_keeps_one_of_four_along_the_input_channels(method):
 @pytest.mark.parametrize("method", able("channel"))
 def test_removes_half_of_the_channels(method):
     """Shares of different groups would make channel pruning tools incomparable."""
-    _importable(method)
     model, _ = trained(method, "channel", 0.5)
     left = leftovers(model, TASK, "channel")
     assert left["sparsity"] == pytest.approx(0.5, abs=0.02)

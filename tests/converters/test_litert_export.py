@@ -12,8 +12,6 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-pytest.importorskip("litert_torch")
-
 from pdp_export.converters import litert_export, litert_graph, litert_sparse
 from pdp_export.errors import ConversionError, ProofError, UsageError
 from pdp_export.removal.simplification import simplify

@@ -11,8 +11,6 @@ import torch
 from hypothesis import given, settings
 from torch import nn
 
-pytest.importorskip("litert_torch")
-
 from pdp_export.converters import litert_cleanup, litert_export, litert_graph, litert_sparse
 from pdp_export.removal.simplification import simplify
 from pdp_export.results import TensorSpec

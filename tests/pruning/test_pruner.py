@@ -339,28 +339,6 @@ def test_impossible_uses_are_refused_by_name(build, error, message):
     assert message in str(caught.value)
 
 
-def test_budget_of_work_is_kept_by_the_weights_themselves():
-    """A budget that only the plan meets is no budget: it is counted from the hardened weights."""
-    model, image = small_net(), torch.randn(2, 3, 8, 8)
-    pruner = Pruner(model, Unstructured(0.5), example_inputs=(image,), budget={"parameters": 0.4})
-    pruner.one_shot()
-    pruner.harden()
-    total = sum(parameter.numel() for parameter in model.parameters())
-    zeros = sum(int((parameter == 0).sum()) for parameter in model.parameters() if parameter.dim() > 1)
-    assert (total - zeros) / total <= 0.4
-    assert (total - zeros + 1) / total > 0.4
-
-
-def test_allocation_by_name_reaches_the_masks():
-    """A uniform allocation prunes the same share of every layer, whatever their magnitudes."""
-    model = small_net()
-    with torch.no_grad():
-        next(model.parameters()).mul_(100)
-    pruner = Pruner(model, Unstructured(0.5), allocation="uniform", example_inputs=(torch.randn(2, 3, 8, 8),))
-    pruner.one_shot()
-    assert {mask.pruned / mask.size for mask in pruner.masks} == {0.5}
-
-
 def test_one_shot_cannot_be_trained_on():
     """A step after it would move progress back, and hardening would call the ramp unfinished."""
     pruner = Pruner(small_net(), Unstructured(0.5))
@@ -380,38 +358,3 @@ def test_cuts_among_equal_scores_are_told():
     report = pruner.harden()
     assert any("equal scores" in warning for warning in report.warnings)
     assert report.zeros == round(0.5 * report.elements)
-
-
-def test_masks_stay_in_float32_when_the_model_does_not():
-    """A threshold rounded to bfloat16 prunes another number of weights than was asked."""
-    model = small_net()
-    pruner = Pruner(model, Unstructured(0.5))
-    pruner.step(0.5)
-    model.bfloat16()
-    pruner.step(1.0)
-    mask = pruner.masks[0]
-    assert {tensor.dtype for tensor in (mask.threshold, mask.tau, mask.held_gate)} == {torch.float32}
-    assert model[3].weight.dtype is torch.bfloat16
-    assert pruner.harden().zeros == round(0.5 * sum(mask.size for mask in pruner.masks))
-
-
-def test_zero_steps_between_refreshes_are_refused():
-    """A falsy zero must not pass for "not given"."""
-    with pytest.raises(UsageError, match="refresh_every is 0"):
-        Pruner(small_net(), Unstructured(0.5), refresh_every=0)
-
-
-def test_gates_are_held_between_refreshes_and_resume_exactly():
-    """Between refreshes a gate does not follow from the weights: computed anew, a resumed run goes another way."""
-    model, twin = small_net(), small_net()
-    pruner, other = (Pruner(each, Unstructured(0.5), refresh_every=8) for each in (model, twin))
-    pruner.step(0.5)
-    before = pruner.masks[0].held_gate.clone()
-    with torch.no_grad():
-        model[3].parametrizations.weight.original.mul_(torch.rand(16, 8, 3, 3))
-    pruner.step(0.51)
-    assert torch.equal(pruner.masks[0].held_gate, before)
-    twin.load_state_dict(model.state_dict())
-    other.load_state_dict(pruner.state_dict())
-    image = torch.randn(2, 3, 8, 8)
-    assert torch.equal(twin(image), model(image))

@@ -6,6 +6,7 @@ Parameter that the optimizer holds), so pruned weights can come back until `hard
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Self
@@ -37,7 +38,7 @@ class Place:
         return holder.get_parameter(name)
 
 
-class Mask(nn.Module):
+class Mask(nn.Module, ABC):
     """One score vector, its threshold, and the parameters that it masks.
 
     `size` counts what can be pruned (weights, blocks or channels), `target` what will be in the end
@@ -74,25 +75,25 @@ class Mask(nn.Module):
         """Return the shape of threshold and tau: () for one of each."""
         return ()
 
+    @abstractmethod
     def scores(self) -> Tensor:
         """Return the importance of each unit, shape (size,), float32, not negative."""
-        raise NotImplementedError
 
+    @abstractmethod
     def scale(self, scores: Tensor) -> Tensor:
         """Return what tau is relative to, in units of the squared scores, shaped like the threshold."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gate(self) -> Tensor:
         """Return the factor of each unit by the present weights, shape (size,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def gate_and_slope(self) -> tuple[Tensor, Tensor | None]:
         """Return what the present weights and gradients are multiplied by, as `forward` takes it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def keep_for(self, keep: Tensor, parameter: Tensor) -> Tensor:
         """Return `keep`, shape (size,), in the shape of `parameter`."""
-        raise NotImplementedError
 
     def boundary(self, scores: Tensor, share: float) -> Tensor:
         """Return the threshold at this share of the final ratio."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -61,9 +62,9 @@ class GroupMask(Mask):
             slope = gate if slope is self.held_gate else self.held_for(slope, parameter)
         return masked_product(parameter, gate, slope)
 
+    @abstractmethod
     def held_for(self, held: Tensor, parameter: Tensor) -> Tensor:
         """Return a held tensor so that it broadcasts against the parameter."""
-        raise NotImplementedError
 
 
 class BlockMask(GroupMask):

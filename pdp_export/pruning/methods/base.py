@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +13,7 @@ from pdp_export.pruning.methods.temperature import Temperature
 
 
 @dataclass(frozen=True)
-class Method:
+class Method(ABC):
     """``w_hat = w * gate(w)`` in the forward pass; the backward pass multiplies by a slope.
 
     Everything is float32. `values` are single weights (signed) or the scores of groups (not
@@ -27,13 +28,13 @@ class Method:
     temperature: Temperature
     from_smallest = False
 
+    @abstractmethod
     def gate(self, values: Tensor, threshold: Tensor, tau: Tensor) -> Tensor:
         """Return the factor of each value, of the shape of `values`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def slope(self, values: Tensor, gate: Tensor, threshold: Tensor, tau: Tensor) -> Tensor | None:
         """Return what the gradient of a single weight is multiplied by; None where it is 1 everywhere."""
-        raise NotImplementedError
 
     def group_slope(self, gate: Tensor) -> Tensor | None:
         """Return what the gradients of a group's weights are multiplied by: by default its gate."""
