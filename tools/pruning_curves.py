@@ -22,7 +22,7 @@ FOLDER = Path(__file__).parent.parent / "docs" / "img"
 _KAPPAS = {  # tau / t^2 of the curves drawn, by preset; the others have no temperature
     "default": (1.0, 0.1, 0.001),
     "paper": (1.0, 1 / 9, 1 / 44),  # t = 0.01, 0.03 and 0.066 at tau = 1e-4
-    "rectified": (4.0,),
+    "rectified": (2.0,),
 }
 _STYLE = {**STYLE, "font.size": 9, "axes.titlesize": 10}
 _LINES = ((DENSE, "-"), (INK, "--"), (PRUNED, "-"))

@@ -3,13 +3,14 @@
 The stages, each planned from the rows of the one before:
 
 ``tune``
-    Every method on its grid (learning rates times two values of its own), one seed that is used nowhere
-    else, measured on the tuning part. The best point is taken per task, pattern, sparsity and method.
+    Every method on its grid (learning rates times two values of its own) at 0.9, one seed that is used nowhere
+    else, measured on the tuning part; the specialists of a pattern on that pattern. The best point is taken
+    per task and method, and holds for all of the task's patterns and sparsities.
 ``screen``
-    Three seeds on the test set: all methods at 0.9 and 0.95; then, tuned in the same way, the PDP presets, the
-    two strongest rivals and the specialists of the pattern at 0.8, 1:4 and channel 0.5.
+    Three seeds on the test set: all methods at 0.9 and 0.95; then the best PDP preset, the two strongest
+    rivals and the specialists of the pattern at 0.8, 1:4 and channel 0.5.
 ``final``
-    Ten fresh seeds at 0.9 and 0.95: the best PDP preset and the two strongest rivals of the screening.
+    Seven seeds more, ten in all, at 0.9 and 0.95: the best PDP preset and the two strongest rivals of the screening.
 ``ablate``
     Only when asked for by name: changes of one thing (`ablations`) on the tuning part, three seeds.
 """
@@ -29,10 +30,11 @@ from benchmarks.pruning_quality.tasks import TASKS
 STAGES = ("tune", "screen", "final", "ablate")
 TUNE_SEEDS = (100,)
 SCREEN_SEEDS = (0, 1, 2)
-FINAL_SEEDS = tuple(range(3, 13))
+FINAL_SEEDS = tuple(range(10))  # those of the screening count
 MAIN = (("unstructured", 0.9), ("unstructured", 0.95))
 MORE = (("unstructured", 0.8), ("1:4", 0.75), ("channel", 0.5))
 DENSE = ("dense", 0.0)
+TUNED_AT = ("unstructured", 0.9)
 RIVALS = 2
 
 
@@ -134,8 +136,7 @@ def _final(done: Mapping[str, Row], waiting: list[str]) -> Iterator[Run]:
         if ranked is None:
             waiting.append(f"{cell.task} {cell.sparsity:g}: the final seeds wait for the screening")
             continue
-        pdp = [method for method in ranked if METHODS[method].family == "pdp"][:1]
-        for method in (*pdp, *[method for method in ranked if METHODS[method].family != "pdp"][:RIVALS]):
+        for method in (*_pdp(ranked)[:1], *_rivals(ranked)[:RIVALS]):
             yield from _test(cell, method, "final", FINAL_SEEDS, done, waiting)
     for task in TASKS:
         yield from _test(Cell(task, *DENSE), "dense", "final", FINAL_SEEDS, done, waiting)
@@ -154,6 +155,8 @@ def _ablate(done: Mapping[str, Row], waiting: list[str]) -> Iterator[Run]:
 
 
 def _tune(cell: Cell, method: str) -> Iterator[Run]:
+    if METHODS[method].prunes(TUNED_AT[0]):
+        cell = Cell(cell.task, *TUNED_AT)
     for options in METHODS[method].grid():
         for seed in TUNE_SEEDS:
             yield _run(cell, method, "tune", seed, "tuning", options)
@@ -181,14 +184,14 @@ def methods_for(pattern: str) -> list[str]:
 
 
 def contenders(pattern: str, strongest: list[str]) -> list[str]:
-    """Return who is compared beyond the main cells: PDP, the strongest rivals, and the pattern's specialists."""
+    """Return who is compared beyond the main cells: the best PDP preset, the strongest rivals, and the specialists.
+
+    `strongest` are a task's methods from best to worst.
+    """
     able = methods_for(pattern)
-    rivals = [method for method in strongest if method in able][:RIVALS]
-    return [
-        method
-        for method in able
-        if METHODS[method].family == "pdp" or method in rivals or not METHODS[method].prunes("unstructured")
-    ]
+    general = [method for method in strongest if method in able]
+    specialists = [method for method in able if not METHODS[method].prunes(TUNED_AT[0])]
+    return [*_pdp(general)[:1], *_rivals(general)[:RIVALS], *specialists]
 
 
 def _screened(cell: Cell, done: Mapping[str, Row]) -> list[str] | None:
@@ -203,8 +206,16 @@ def _screened(cell: Cell, done: Mapping[str, Row]) -> list[str] | None:
     return ranking(rows)
 
 
+def _pdp(methods: list[str]) -> list[str]:
+    return [method for method in methods if METHODS[method].family == "pdp"]
+
+
+def _rivals(methods: list[str]) -> list[str]:
+    return [method for method in methods if METHODS[method].family != "pdp"]
+
+
 def _strongest(task: str, done: Mapping[str, Row]) -> list[str] | None:
-    """Return a task's rivals from best to worst, by their mean place in its main cells."""
+    """Return a task's methods from best to worst, by their mean place in its main cells."""
     places: dict[str, int] = {}
     for cell in (Cell(task, *point) for point in MAIN):
         ranked = _screened(cell, done)
@@ -212,4 +223,4 @@ def _strongest(task: str, done: Mapping[str, Row]) -> list[str] | None:
             return None
         for place, method in enumerate(ranked):
             places[method] = places.get(method, 0) + place
-    return sorted((name for name in places if METHODS[name].family != "pdp"), key=places.__getitem__)
+    return sorted(places, key=places.__getitem__)

@@ -35,7 +35,7 @@ def summarise(results: Path, output: Path) -> dict[str, Any]:
         "comparisons": [
             comparison(found, stage)
             for stage, seeds in (("screen", SCREEN_SEEDS), ("final", FINAL_SEEDS))
-            for found in _cells([row for row in test if row["seed"] in seeds])
+            for found in _cells([row for row in _complete(test, seeds) if row["seed"] in seeds])
         ],
         "ablations": ablations([row for row in current if row["split"] == "tuning"]),
         "tuning": _tuning([row for row in current if row["split"] == "tuning"]),
@@ -130,6 +130,18 @@ def _cells(rows: Sequence[Row]) -> list[list[Row]]:
     for row in rows:
         cells.setdefault((row["task"], row["pattern"], row["asked"]), []).append(row)
     return [cells[key] for key in sorted(cells)]
+
+
+def _complete(rows: Sequence[Row], seeds: Sequence[int]) -> list[Row]:
+    """Return the rows of the methods that have all `seeds` in a cell: no mean over those that happen to be there."""
+    found: dict[tuple[str, str, float, str], set[int]] = {}
+    for row in rows:
+        found.setdefault(_place(row), set()).add(row["seed"])
+    return [row for row in rows if found[_place(row)] >= set(seeds)]
+
+
+def _place(row: Row) -> tuple[str, str, float, str]:
+    return row["task"], row["pattern"], row["asked"], row["method"]
 
 
 def _tuning(rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -58,7 +58,7 @@ def test_keys_are_unique_and_the_plan_ends():
     runs, waiting = plan(done)
     assert not waiting
     assert len({run.key for run in runs}) == len(runs) == len(done)
-    assert 400 < sum(run.stage != "ablate" for run in runs) < 1000
+    assert 300 < sum(run.stage != "ablate" for run in runs) < 500
 
 
 def test_every_method_is_tuned_on_an_equal_grid():
@@ -72,24 +72,26 @@ def test_test_set_is_kept_from_tuning():
     assert {run.split for run in runs if run.stage in ("tune", "ablate")} == {"tuning"}
     assert {run.split for run in runs if run.stage in ("screen", "final")} == {"test"}
     assert not {*TUNE_SEEDS} & {*SCREEN_SEEDS, *FINAL_SEEDS}
-    assert not {*SCREEN_SEEDS} & {*FINAL_SEEDS}
     assert {run.options["lr"] for run in runs if run.stage == "screen"} == {max(LEARNING_RATES)}
 
 
 def test_final_takes_the_best_preset_and_its_strongest_rivals():
     """The final seeds are for three methods per cell, chosen by the screening."""
     runs, _ = plan(complete())
-    final = [run for run in runs if run.stage == "final" and run.pattern == "unstructured"]
+    final = [run for run in runs if run.pattern == "unstructured" and run.split == "test" and run.seed == 9]
     assert {run.method for run in final} == {"pdp_rectified", "st3", "feather"}
-    assert len(final) == 3 * len(FINAL_SEEDS) * 2 * len(TASKS)
+    assert len(final) == 3 * 2 * len(TASKS)
+    assert len(FINAL_SEEDS) == 10
 
 
 def test_other_patterns_get_the_specialists():
-    """SR-STE and Torch-Pruning know one pattern only; PDP presets and two rivals are always there."""
+    """SR-STE and Torch-Pruning know one pattern only; the best PDP preset and two rivals are always there."""
     runs, _ = plan(complete())
-    for pattern, _sparsity in MORE:
-        methods = {run.method for run in runs if run.stage == "screen" and run.pattern == pattern}
-        assert {"pdp_default", "pdp_paper", "pdp_rectified", "st3", "feather"} <= methods
+    for pattern, sparsity in MORE:
+        methods = {
+            run.method for run in runs if run.stage == "screen" and (run.pattern, run.sparsity) == (pattern, sparsity)
+        }
+        assert {"pdp_rectified", "st3", "feather"} == methods - {"sr_ste", "torch_pruning_bn"}
         assert ("sr_ste" in methods) == (pattern == "1:4")
         assert ("torch_pruning_bn" in methods) == (pattern == "channel")
     assert RIVALS == 2
@@ -105,9 +107,9 @@ def test_screening_waits_for_its_tuning():
 def test_resume_skips_what_is_done(tmp_path):
     """A benchmark of hours that starts anew after every stop would never end."""
     results = tmp_path / "rows.jsonl"
-    limits = Limits(stage="tune", only="cifar.*(dense|sr_ste|one_shot)")
+    limits = Limits(stage="tune", only="cifar.*(dense|one_shot)")
     first = run_missing(results, NOWHERE, limits, fake)
-    assert first == 3 + 2 * 6
+    assert first == len(LEARNING_RATES) * (1 + 2)
     assert len(rows.read(results)) == first
     assert run_missing(results, NOWHERE, limits, fake) == 0
     assert len(rows.read(results)) == first
@@ -172,4 +174,4 @@ def test_estimate_uses_measured_times():
     """36 s per run and task-wide medians for methods without rows."""
     runs, _ = plan({})
     done = {run.key: fake(run) for run in runs[:3]}
-    assert estimate([run for run in runs if run.task == runs[0].task][:100], done) == pytest.approx(1.0)
+    assert estimate([run for run in runs if run.task == runs[0].task][:40], done) == pytest.approx(0.4)

@@ -51,7 +51,7 @@ def test_without_dangers_the_section_is_folded(report):
 
 
 def test_exact_zeros_are_no_danger(report):
-    """A method that trains with exact zeros has no sharpness to worry about: 0.25 is rectified's own constant."""
+    """A method that trains with exact zeros has no sharpness to worry about: 0.5 is rectified's own constant."""
     section = _section(report, [_hard("a"), _hard("b")])
     assert "exact zeros" in section
     assert "sharpness" not in section

@@ -29,7 +29,7 @@ class Preset:
 
 
 def _rectified() -> Preset:
-    return Preset(RectifiedMask(Temperature(relative=True, start=4.0, end=4.0), backward=1.0), "cubic")
+    return Preset(RectifiedMask(Temperature(relative=True, start=2.0, end=2.0)), "cubic")
 
 
 _FIXED: dict[str, Callable[[], Preset]] = {
@@ -49,9 +49,8 @@ def preset(name: str, temperature: float = 1e-4) -> Preset:
     ``default``: PDP with relative tau, kappa 1 -> 1e-3 by 95 % of the run, slope <= 1, cubic ramp; the
     mask is soft while the layer settles and hard long before it is deployed. ``paper``: the
     constant `temperature`, no clip, linear ramp, refreshed in every step, as published. ``rectified``:
-    exact zeros during
-    training, kappa 4, PDP's slope at kappa 1; our extension. ``gradual``, ``straight_through``, ``st3``
-    and ``feather`` are the rivals, see `shrinking`.
+    exact zeros during training, kappa 2, slope 1 everywhere; our extension. ``gradual``,
+    ``straight_through``, ``st3`` and ``feather`` are the rivals, see `shrinking`.
 
     Raises:
         UsageError: for an unknown name or a temperature that is not positive.

@@ -77,11 +77,11 @@ class RectifiedMask(Method):
     """Our extension: ``w_hat = w * max(0, 2m - 1) = w * max(0, tanh((w^2 - t^2) / (2 tau)))``.
 
     Exactly zero at |w| <= t and continuous there, so the soft network is the deployed one. The
-    slope is that of PDP at tau = `backward` * t^2, or 1 everywhere (straight-through) for None:
+    slope is 1 everywhere (straight-through), or with `backward` that of PDP at tau = `backward` * t^2:
     either way pruned weights keep learning.
     """
 
-    backward: float | None = 1.0
+    backward: float | None = None
     from_smallest = True
 
     def gate(self, values: Tensor, threshold: Tensor, tau: Tensor) -> Tensor:
