@@ -26,6 +26,7 @@ from pdp_export.graph.nodes import (
     argument,
     aten,
     has_argument,
+    is_padded,
     is_tensor,
     operator,
     shape,
@@ -76,17 +77,6 @@ def channel_constants(trace: Trace, lookup: Lookup | None = None) -> Constants:
             vector = _values(state, node, channels)
             state.values[node] = np.where(np.isfinite(vector), vector, np.nan)
     return state
-
-
-def is_padded(node: Node) -> bool:
-    """Tell whether a layer mixes its input with zeros at the border, so that constants are none there."""
-    if operator(node) is aten.linear:
-        return False
-    if operator(node) in TRANSPOSED_CONVOLUTIONS:
-        return True
-    padding = argument(node, "padding")
-    widths = [padding] if isinstance(padding, int | str) else list(padding)
-    return any(width not in {0, "valid"} for width in widths)
 
 
 def _values(state: Constants, node: Node, channels: Channels) -> Vector:

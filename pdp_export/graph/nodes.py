@@ -59,10 +59,11 @@ def has_argument(node: Node, name: str) -> bool:
 
 def shape(node: Node) -> tuple[int, ...]:
     """Return the traced shape; a dynamic size counts as the size it was traced with."""
-    return tuple(_hint(size) for size in value(node).shape)
+    return tuple(hint(size) for size in value(node).shape)
 
 
-def _hint(size: int | torch.SymInt) -> int:
+def hint(size: int | torch.SymInt) -> int:
+    """Return a size as a number; a dynamic one as the size it was traced with."""
     # int() of a symbolic size would tell torch that the axis is fixed, in the program itself.
     return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
 
@@ -70,6 +71,17 @@ def _hint(size: int | torch.SymInt) -> int:
 def value(node: Node) -> Any:
     """Return the traced (fake) value: a tensor, a number, or a list of them."""
     return node.meta["val"]
+
+
+def is_padded(node: Node) -> bool:
+    """Tell whether a layer mixes its input with zeros at the border, so that constants are none there."""
+    if operator(node) is aten.linear:
+        return False
+    if operator(node) in TRANSPOSED_CONVOLUTIONS:
+        return True
+    padding = argument(node, "padding")
+    widths = [padding] if isinstance(padding, int | str) else list(padding)
+    return any(width not in {0, "valid"} for width in widths)
 
 
 def is_tensor(node: object) -> bool:

@@ -37,9 +37,21 @@ REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin}
 
 MOVEMENT = {
     aten.view, aten._unsafe_view, aten.reshape, aten.permute, aten.transpose, aten.t, aten.unsqueeze, aten.squeeze,
-    aten.expand, aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.roll, aten.flip,
+    aten.expand, aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.roll, aten.flip,
 }  # fmt: skip
 """Only rearrange elements."""
 
 SIZES = {aten.sym_size, aten.sym_stride, aten.sym_numel}
 """Read the shape, not the values."""
+
+CHOICES = {
+    aten.where, aten.masked_fill, aten.eq, aten.ne, aten.gt, aten.ge, aten.lt, aten.le, aten.logical_not,
+    aten.logical_and, aten.logical_or, aten.bitwise_not, aten.bitwise_and, aten.bitwise_or, aten.isnan,
+}  # fmt: skip
+"""Compare or choose, each element on its own."""
+
+CREATION = {
+    aten.arange, aten.full, aten.zeros, aten.ones, aten.new_zeros, aten.new_ones, aten.new_full, aten.full_like,
+    aten.zeros_like, aten.ones_like, aten.scalar_tensor,
+}  # fmt: skip
+"""Make a tensor from sizes alone."""

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.fx import Node
 
-from pdp_export.graph.constants import Constants, Vector, is_padded
-from pdp_export.graph.nodes import TRANSPOSED_CONVOLUTIONS, argument, layer_of, operator, tensor_of
+from pdp_export.graph.constants import Constants, Vector
+from pdp_export.graph.nodes import TRANSPOSED_CONVOLUTIONS, argument, is_padded, layer_of, operator, tensor_of
 from pdp_export.graph.slots import Ids, Use
 from pdp_export.graph.tracing import Trace
 

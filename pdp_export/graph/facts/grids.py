@@ -1,0 +1,74 @@
+"""Grids: one number per channel of a tensor, as small as its axes allow.
+
+A grid has the rank of its tensor; an axis along which all entries are equal has size 1, so a
+convolution's result (N, C, H, W) has a grid (1, C, 1, 1). NaN stands for "depends on the input".
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.fx import Node
+
+from pdp_export.graph.nodes import shape
+
+
+def unknown(node: Node) -> Tensor:
+    """Return the grid of a tensor about which nothing is known."""
+    return torch.full([1] * len(shape(node)), torch.nan, dtype=torch.float64)
+
+
+def filled(node: Node, value: bool) -> Tensor:
+    """Return the grid that says the same of every element."""
+    return torch.full([1] * len(shape(node)), value)
+
+
+def compressed(tensor: Tensor) -> Tensor:
+    """Return the grid of a tensor: every axis along which nothing varies shrinks to size 1."""
+    for axis, size in enumerate(tensor.shape):
+        if size > 1:
+            first = tensor.narrow(axis, 0, 1)
+            if tensor.stride(axis) == 0 or _equal(first.expand_as(tensor), tensor):
+                tensor = first
+    return tensor.clone()
+
+
+def known(grid: Tensor) -> Tensor:
+    """Return where the values do not depend on the input."""
+    return ~grid.isnan()
+
+
+def finite(values: Tensor) -> Tensor:
+    """Return the grid with NaN for infinite values, which no rule may rely on."""
+    return torch.where(values.isfinite(), values, torch.nan)
+
+
+def any_over(grid: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return whether any entry along these axes is true; they keep size 1."""
+    return grid.any(axes, keepdim=True) if axes else grid
+
+
+def fitted(need: Tensor, size: tuple[int, ...]) -> Tensor:
+    """Return a need of a broadcast result as that of an operand of this size; one that is spread is needed by any."""
+    extra = need.dim() - len(size)
+    need = any_over(need, tuple(range(extra))).reshape(need.shape[extra:]) if extra else need
+    return any_over(need, tuple(axis for axis, length in enumerate(size) if length == 1))
+
+
+def spread(vector: Tensor, axis: int, rank: int) -> Tensor:
+    """Return a vector (C,) as a grid with C entries along `axis`."""
+    return vector.reshape([-1 if other == axis % rank else 1 for other in range(rank)])
+
+
+def line(grid: Tensor, axis: int, count: int) -> Tensor:
+    """Return `count` entries along `axis`: the value where all others agree, NaN where they do not; any for needs."""
+    lines = grid.movedim(axis, 0).flatten(1)
+    if grid.dtype == torch.bool:
+        return lines.any(1).expand(count)
+    same = (lines == lines[:, :1]).all(1)
+    return torch.where(same, lines[:, 0], torch.nan).expand(count)
+
+
+def _equal(first: Tensor, second: Tensor) -> bool:
+    same = first == second
+    return bool((same | (first.isnan() & second.isnan())).all() if first.is_floating_point() else same.all())

@@ -1,0 +1,68 @@
+"""The two passes over a program: constants forward, needs backward."""
+
+from __future__ import annotations
+
+from operator import getitem
+
+import torch
+from torch import Tensor
+from torch.fx import GraphModule, Node
+
+from pdp_export.graph.facts import grids
+from pdp_export.graph.facts.facts import Facts, Grid, Lookup, everything
+from pdp_export.graph.facts.table import RULES
+from pdp_export.graph.nodes import is_tensor, operator, tensor_of
+
+
+def channel_facts(module: GraphModule, lookup: Lookup | None = None) -> Facts:
+    """Return the facts of ``program.module()``.
+
+    Args:
+        module: The program, edited or not; sizes count as traced.
+        lookup: Which stored tensors to assume; by default those of the module.
+    """
+    facts = Facts(module, lookup or (lambda name: tensor_of(module, name)))
+    for node in module.graph.nodes:
+        if (found := _constants(facts, node)) is not None:
+            facts.constants[node] = found
+    for node in reversed(module.graph.nodes):
+        _pass_back(facts, node)
+    return facts
+
+
+def _constants(facts: Facts, node: Node) -> Grid | None:
+    if node.op == "get_attr" and is_tensor(node):
+        tensor = facts.lookup(str(node.target)).detach()
+        return grids.compressed(grids.finite(tensor.double())) if tensor.is_floating_point() else None
+    if node.op != "call_function":
+        return None
+    if node.target is getitem:
+        parts, position = facts.constants.get(node.all_input_nodes[0]), node.args[1]
+        return parts[position] if isinstance(parts, list) and isinstance(position, int) else None
+    rule = RULES.get(operator(node))
+    if rule is None:
+        facts.without_rule.append(node)
+        return None
+    found = rule.forward(facts, node)
+    if isinstance(found, list):
+        return [None if part is None else grids.compressed(grids.finite(part)) for part in found]
+    return None if found is None else grids.compressed(grids.finite(found))
+
+
+def _pass_back(facts: Facts, node: Node) -> None:
+    """Tell the inputs of a node what is needed of them; what is constant needs nothing."""
+    need = facts.needs.get(node)
+    if node.op == "output":
+        need = torch.tensor(True)
+    elif node.op != "call_function" or need is None:
+        return
+    elif isinstance(need, Tensor):
+        need = grids.compressed(need & facts.constant(node).isnan())
+        if not need.any():
+            return
+    if node.target is getitem and isinstance(need, Tensor):
+        facts.add_part_need(node.all_input_nodes[0], int(str(node.args[1])), need)
+        return
+    rule = RULES.get(operator(node))
+    for source, wanted in everything(node) if rule is None else rule.backward(facts, node, need):
+        facts.add_need(source, wanted)

@@ -1,0 +1,158 @@
+"""Transfer rules for operators that move, pool, pad, reduce or join elements without mixing channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.fx import Node
+from torch.fx.node import map_aggregate
+
+from pdp_export.graph.facts import grids
+from pdp_export.graph.facts.elementwise import no_constants
+from pdp_export.graph.facts.facts import Facts, Grid, Parts, Transfer, everything
+from pdp_export.graph.nodes import argument, aten, has_argument, hint, operator, shape, value
+from pdp_export.graph.operators import SPATIAL
+
+_VIEWS = {aten.view, aten._unsafe_view}
+
+
+def _movement_constants(facts: Facts, node: Node) -> Grid | None:
+    """Run the operator itself on the constants, so that nothing can be missed."""
+    source = node.all_input_nodes[0]
+    if not grids.known(facts.constant(source)).any():
+        return None
+    moved = _run(node, source, facts.constant(source).expand(shape(source)))
+    return cast(Parts, list(moved)) if isinstance(moved, list | tuple) else cast(Tensor, moved)
+
+
+def _movement_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
+    """Run the derivative of the operator on the needs."""
+    del facts
+    source = node.all_input_nodes[0]
+    start = torch.zeros(shape(source), requires_grad=True)
+    with torch.enable_grad():
+        moved = _run(node, source, start)
+    results = list(moved) if isinstance(moved, list | tuple) else [moved]
+    wanted = need if isinstance(need, list) else [need]
+    pairs = [(result, part) for result, part in zip(results, wanted, strict=True) if part is not None and part.any()]
+    if pairs:
+        outputs, parts = zip(*pairs, strict=True)
+        weights = [part.float().expand_as(result) for result, part in pairs]
+        del parts
+        (gradient,) = torch.autograd.grad(outputs, start, weights)
+        yield source, gradient > 0
+
+
+def _run(node: Node, source: Node, tensor: Tensor) -> Any:
+    def concrete(item: Any) -> Any:
+        if item is source:
+            return tensor
+        return hint(value(item)) if isinstance(item, Node) else item
+
+    # What is spread has no memory of its own, so that most views of it need a copy.
+    function: Any = aten.reshape if operator(node) in _VIEWS else node.target
+    return function(*map_aggregate(node.args, concrete), **map_aggregate(node.kwargs, concrete))
+
+
+def _same_constants(facts: Facts, node: Node) -> Tensor | None:
+    source = node.all_input_nodes[0]
+    known = source in facts.constants and value(node).is_floating_point()
+    return facts.constant(source) if known else None
+
+
+def _same_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
+    del facts
+    yield node.all_input_nodes[0], cast(Tensor, need)
+
+
+def _spatial_constants(facts: Facts, node: Node) -> Tensor:
+    """Zeros stay zeros; another constant only where nothing is padded or divided otherwise."""
+    source = node.all_input_nodes[0]
+    changes = has_argument(node, "padding") and bool(np.any(argument(node, "padding")))
+    changes |= has_argument(node, "divisor_override") and argument(node, "divisor_override") is not None
+    grid = _uniform(facts.constant(source), _last(node))
+    return torch.where(grid == 0, grid, torch.nan) if changes else grid
+
+
+def _spatial_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
+    del facts
+    yield node.all_input_nodes[0], grids.any_over(cast(Tensor, need), _last(node))
+
+
+def _last(node: Node) -> tuple[int, ...]:
+    return tuple(range(-SPATIAL[operator(node)], 0))
+
+
+def _uniform(grid: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return the grid with NaN where the values along these axes disagree; the axes have size 1."""
+    for axis in axes:
+        first = grid.narrow(axis, 0, 1)
+        grid = torch.where((grid == first).all(axis, keepdim=True), first, torch.nan)
+    return grid
+
+
+def _reduction_constants(facts: Facts, node: Node) -> Tensor | None:
+    source = node.all_input_nodes[0]
+    if not grids.known(facts.constant(source)).any() or not value(node).is_floating_point():
+        return None
+    return cast(Tensor, _run(node, source, facts.constant(source).expand(shape(source))))
+
+
+def _reduction_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
+    """Every element along a reduced axis is needed where the result is."""
+    del facts
+    source, wanted = node.all_input_nodes[0], cast(Tensor, need)
+    rank = len(shape(source))
+    dims = argument(node, "dim") if has_argument(node, "dim") else None
+    reduced = sorted({axis % rank for axis in ([dims] if isinstance(dims, int) else dims or range(rank))})
+    if not (has_argument(node, "keepdim") and argument(node, "keepdim")):
+        for axis in reduced:
+            wanted = wanted.unsqueeze(axis)
+    yield source, wanted
+
+
+def _concatenation_constants(facts: Facts, node: Node) -> Tensor | None:
+    axis = argument(node, "dim") % len(shape(node))
+    parts = [_full_along(facts.constant(source), axis, source) for source in argument(node, "tensors")]
+    size = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
+    return torch.cat([part.expand(*size[:axis], part.shape[axis], *size[axis + 1 :]) for part in parts], axis)
+
+
+def _concatenation_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
+    del facts
+    wanted, start = cast(Tensor, need), 0
+    axis = argument(node, "dim") % len(shape(node))
+    for source in argument(node, "tensors"):
+        count = shape(source)[axis]
+        whole = wanted.shape[axis] == 1
+        yield source, wanted if whole else wanted.narrow(axis, start, count)
+        start += count
+
+
+def _full_along(grid: Tensor, axis: int, node: Node) -> Tensor:
+    size = list(grid.shape)
+    size[axis] = shape(node)[axis]
+    return grid.expand(size)
+
+
+def _nothing(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
+    """The shape is read, not the values."""
+    del facts, node, need
+    yield from ()
+
+
+def _all(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
+    del facts, need
+    yield from everything(node)
+
+
+MOVEMENT = Transfer(_movement_constants, _movement_needs)
+IDENTITY = Transfer(_same_constants, _same_needs)
+POOLING = Transfer(_spatial_constants, _spatial_needs)
+REDUCTION = Transfer(_reduction_constants, _reduction_needs)
+CONCATENATION = Transfer(_concatenation_constants, _concatenation_needs)
+SHAPE_ONLY = Transfer(no_constants, _nothing)
