@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import get_args
@@ -14,8 +15,8 @@ from torch.fx import GraphModule, Node
 
 from pdp_export.errors import UsageError
 from pdp_export.graph.channel_trace import trace
-from pdp_export.graph.constants import Constants, Vector, channel_constants
-from pdp_export.graph.nodes import aten, layer_of, operator, tensor_of
+from pdp_export.graph.facts import Facts, grids, known_constants
+from pdp_export.graph.nodes import argument, aten, layer_of, operator, tensor_of
 from pdp_export.graph.slots import Ids, Ties, Use
 from pdp_export.graph.tracing import Trace
 
@@ -134,7 +135,7 @@ def _nonzero_readers(traced: Trace, module: GraphModule, members: list[list[Use]
 
     found: dict[int, str] = {}
     pruned = {int(slot) for uses in members for slot in traced.slots.roots(uses[0].slots)}
-    for node, slots, values in _readings(traced, channel_constants(traced, lookup)):
+    for node, slots, values in _readings(traced, known_constants(module, lookup)):
         reason = f"a channel without weights is not zero where {layer_of(node)} reads it"
         for slot, number in zip(traced.slots.roots(slots).tolist(), values, strict=True):
             if slot in pruned and number != 0:
@@ -142,13 +143,21 @@ def _nonzero_readers(traced: Trace, module: GraphModule, members: list[list[Use]
     return found
 
 
-def _readings(traced: Trace, constants: Constants) -> Iterator[tuple[Node, Ids, Vector]]:
+def _readings(traced: Trace, facts: Facts) -> Iterator[tuple[Node, Ids, list[float]]]:
     """Yield every place where channels must be zero, with their slots and what is read there."""
     for use in traced.uses:
         if use.role == "consumer":
-            yield use.node, use.slots, constants.read_by(use.node)
+            yield use.node, use.slots, _constants(traced, facts, argument(use.node, "input"), len(use.slots))
     for join in traced.joins:
-        yield join.node, join.slots, constants.of(join.source)
+        yield join.node, join.slots, _constants(traced, facts, join.source, len(join.slots))
+
+
+def _constants(traced: Trace, facts: Facts, source: Node, count: int) -> list[float]:
+    channels = traced.channels(source)
+    if channels is None or len(channels.slots) != count:
+        return [math.nan] * count
+    numbers: list[float] = grids.line(facts.constant(source), channels.axis, count).tolist()
+    return numbers
 
 
 def _group(traced: Trace, uses: list[Use], frozen: str | None, parameters: set[str]) -> ChannelGroup:

@@ -14,8 +14,8 @@ from torch.fx import GraphModule, Node
 from pdp_export.errors import UsageError
 from pdp_export.graph.capture import Dynamic, quiet_export
 from pdp_export.graph.channel_trace import trace
-from pdp_export.graph.constants import channel_constants
 from pdp_export.graph.counting import count_module
+from pdp_export.graph.facts import channel_facts
 from pdp_export.removal.planning import Plan, plan_removal
 from pdp_export.removal.proof import Expected, Inputs, prove
 from pdp_export.removal.records import RemovalReport
@@ -79,7 +79,7 @@ def remove_from(prepared: Prepared, align: int, *, stage: str) -> tuple[GraphMod
     with quiet_export():
         edited = copy.deepcopy(prepared.folded)
     traced = trace(edited)
-    plan = plan_removal(traced, channel_constants(traced), align)
+    plan = plan_removal(traced, channel_facts(edited), align)
     report = removal_report(plan, align=align)
     apply_plan(plan)
     error = prove(prepared.original, edited, prepared.cases, stage=stage, expected=_expected(plan, prepared))

@@ -1,42 +1,18 @@
-"""Decides which channels may go: those whose every reading contributes exactly nothing, or one constant."""
+"""Decides which channels may go: those that nothing needs, or that are one constant wherever they are needed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
-from numpy.typing import NDArray
 from torch.fx import Node
 
-from pdp_export.graph.constants import Constants, Vector
-from pdp_export.graph.nodes import TRANSPOSED_CONVOLUTIONS, argument, is_padded, layer_of, operator, tensor_of
-from pdp_export.graph.slots import Ids, Use
+from pdp_export.graph.facts import Facts
+from pdp_export.graph.nodes import layer_of
+from pdp_export.graph.slots import Channels, Ids
 from pdp_export.graph.tracing import Trace
-
-Mask = NDArray[np.bool_]
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A weight that reads channels.
-
-    `columns` and `rows` are representatives of the slots along its input and output axis, `touched`
-    (rows x columns) says where any weight is not zero, `constants` what each column reads (NaN: it
-    depends on the input), `foldable` whether a constant can move exactly into the bias.
-    """
-
-    use: Use
-    columns: Ids
-    rows: Ids
-    touched: Mask
-    constants: Vector
-    foldable: bool
-
-    def harmful(self, dead: Mask) -> Mask:
-        """Return the columns whose contribution to a living row is neither zero nor foldable."""
-        silent = (self.constants == 0) | (np.isfinite(self.constants) & self.foldable)
-        return cast(Mask, self.touched[~dead[self.rows]].any(0) & ~silent)
+from pdp_export.removal.readers import Mask, Merge, Reader, readers_of
 
 
 @dataclass(frozen=True)
@@ -44,7 +20,7 @@ class Plan:
     """What goes. All arrays are indexed by slot; only representatives count.
 
     `removed` is what goes; `fillers` could go and stay to fill a width (or as the last channel);
-    `blocked` says why a slot stays.
+    `blocked` says why a slot stays; `merges` which constant column of a reader takes over the others.
     """
 
     trace: Trace
@@ -53,49 +29,82 @@ class Plan:
     fillers: Mask
     blocked: dict[int, str]
     readers: list[Reader]
+    merges: list[Merge]
 
     def kept(self, slots: Ids) -> Ids:
         """Return the positions along an axis that stay."""
         return np.flatnonzero(~self.removed[self.roots[slots]])
 
 
-def plan_removal(trace: Trace, constants: Constants, align: int) -> Plan:
+def plan_removal(trace: Trace, facts: Facts, align: int) -> Plan:
     """Find every removable channel, then put some back so that widths are multiples of `align`.
 
-    A channel may go when it is not frozen and each reading of it is harmless: the value is always
-    zero, or the column is zero for all rows that stay, or the value is a constant that a layer without
-    padding can take into its bias. Rows that go free what they read, so this repeats until nothing changes.
+    A channel may go when it is not frozen, when no tensor holds it live (needed and dependent on the
+    input), and when every layer that reads it as a constant can do without: one without padding takes it
+    into its bias, one with padding keeps a single constant channel in the place of all of them, which is
+    exact at the border too.
     """
     roots, frozen = trace.slots.roots(), trace.slots.frozen()
-    readers = [_reader(trace, use, roots, constants) for use in trace.uses if use.role == "consumer"]
-    dead = np.zeros(len(roots), dtype=bool)
-    blocked = np.ones(len(roots), dtype=bool)
-    while True:
-        blocked[:] = False
-        blocked[list(frozen)] = True
+    readers = readers_of(trace, facts, roots)
+    reasons = dict(_live(trace, facts, roots)) | dict(_read(readers)) | frozen
+    blocked = np.zeros(len(roots), dtype=bool)
+    blocked[list(reasons)] = True
+    for reader, columns, reason in _owing(readers, blocked):
+        blocked[reader.columns[columns]] = True
+        for root in reader.columns[columns].tolist():
+            reasons.setdefault(root, reason)
+    merges = [merge for reader in readers if (merge := reader.merge(blocked)) is not None]
+    removed = _filled(trace, roots, ~blocked, align)
+    return Plan(trace, roots, removed, ~blocked & ~removed, reasons, readers, merges)
+
+
+def _live(trace: Trace, facts: Facts, roots: Ids) -> Iterator[tuple[int, str]]:
+    """Yield every slot that some tensor holds live."""
+    for node in trace.flows:
+        channels = trace.channels(node)
+        if channels is not None:
+            for slot in _living(facts, node, channels).tolist():
+                yield int(roots[slot]), f"the result of {layer_of(node)} depends on it"
+
+
+def _living(facts: Facts, node: Node, channels: Channels) -> Ids:
+    count = len(channels.slots)
+    slots: Ids = channels.slots[facts.live(node, channels.axis, count).numpy()]
+    return np.unique(slots)
+
+
+def _read(readers: list[Reader]) -> Iterator[tuple[int, str]]:
+    """Yield the slots that a layer reads and cannot do without."""
+    for reader in readers:
+        columns = reader.touched[reader.needed].any(0) & ~np.isfinite(reader.constants)
+        reason = (
+            f"{layer_of(reader.use.node)} reads it, and it is not one constant everywhere "
+            "(another branch, or padding before)"
+        )
+        for root in np.unique(reader.columns[columns]).tolist():
+            yield root, reason
+
+
+def _owing(readers: list[Reader], blocked: Mask) -> Iterator[tuple[Reader, Mask, str]]:
+    """Yield columns that must stay because of the constant that they bring, until nothing changes.
+
+    The caller notes them in `blocked` before the next.
+    """
+    changed = True
+    while changed:
+        changed = False
         for reader in readers:
-            blocked[reader.columns[reader.harmful(dead)]] = True
-        if np.array_equal(~blocked, dead):
-            break
-        dead = ~blocked
-    removed = _filled(trace, roots, dead, align)
-    reasons = {**_harm(readers, dead), **frozen}
-    return Plan(trace, roots, removed, dead & ~removed, reasons, readers)
+            staying = reader.owing(blocked)
+            if staying.any():
+                changed = True
+                yield reader, staying, _constant_reason(reader, staying)
 
 
-def _reader(trace: Trace, use: Use, roots: Ids, constants: Constants) -> Reader:
-    weight = tensor_of(trace.module, use.tensor).detach()
-    weight = weight if use.axis == 1 else weight.transpose(0, 1)
-    touched = (weight != 0).reshape(*weight.shape[:2], -1).any(2).numpy()
-    made = next(item for item in trace.uses if item.node is use.node and item.role == "filter")
-    return Reader(use, roots[use.slots], roots[made.slots], touched, constants.read_by(use.node), _can_fold(use.node))
-
-
-def _can_fold(node: Node) -> bool:
-    """Tell whether a constant input can move into the bias: no padding, and the bias is this layer's own."""
-    weight, bias = argument(node, "weight"), argument(node, "bias")
-    own = len(weight.users) == 1 and (bias is None or len(bias.users) == 1)
-    return own and not is_padded(node) and operator(node) not in TRANSPOSED_CONVOLUTIONS
+def _constant_reason(reader: Reader, columns: Mask) -> str:
+    number, layer = reader.constants[columns][0], layer_of(reader.use.node)
+    if not reader.editable:
+        return f"it emits the constant {number:.4g}, and the weight of {layer} is used elsewhere too"
+    return f"it emits the constant {number:.4g} into the padded layer {layer}, in the place of all such channels"
 
 
 def _filled(trace: Trace, roots: Ids, dead: Mask, align: int) -> Mask:
@@ -117,20 +126,3 @@ def _revive(removed: Mask, axis: Ids, align: int) -> None:
     alive = int((~removed[axis]).sum())
     wanted = min(len(axis), -(-max(alive, 1) // align) * align)
     removed[axis[removed[axis]][: wanted - alive]] = False
-
-
-def _harm(readers: list[Reader], dead: Mask) -> dict[int, str]:
-    """Say, for each channel that stays, which layer needs it."""
-    reasons: dict[int, str] = {}
-    for reader in readers:
-        for column in np.flatnonzero(reader.harmful(dead)):
-            number = reader.constants[column]
-            layer = layer_of(reader.use.node)
-            if np.isnan(number):
-                reason = f"{layer} reads it, and it is not one constant everywhere (another branch, or padding before)"
-            elif reader.foldable or not is_padded(reader.use.node):
-                reason = f"it emits the constant {number:.4g}, which {layer} cannot take into a bias of its own"
-            else:
-                reason = f"it emits the constant {number:.4g} into the padded layer {layer}"
-            reasons.setdefault(int(reader.columns[column]), reason)
-    return reasons

@@ -6,8 +6,9 @@ import numpy as np
 
 from pdp_export.graph.nodes import tensor_of
 from pdp_export.graph.slots import Ids, Use
-from pdp_export.removal.planning import Mask, Plan
+from pdp_export.removal.planning import Plan
 from pdp_export.removal.proof import LIMIT
+from pdp_export.removal.readers import Mask
 from pdp_export.removal.records import LayerChange, RemovalReport
 from pdp_export.results import Skipped
 

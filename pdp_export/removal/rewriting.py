@@ -21,7 +21,8 @@ from pdp_export.graph.nodes import (
 )
 from pdp_export.graph.slots import Channels
 from pdp_export.removal.folding import bias_name, drop_unused_tensors, set_bias
-from pdp_export.removal.planning import Plan, Reader
+from pdp_export.removal.planning import Plan
+from pdp_export.removal.readers import Merge, Reader
 
 
 def apply_plan(plan: Plan) -> None:
@@ -29,6 +30,8 @@ def apply_plan(plan: Plan) -> None:
     module = plan.trace.module
     for reader in plan.readers:
         _fold_constants(module, plan, reader)
+    for merge in plan.merges:
+        _merge_constants(module, plan, merge)
     _slice_tensors(module, plan)
     for node in list(module.graph.nodes):
         if node.op == "call_function":
@@ -55,6 +58,17 @@ def _fold_constants(module: GraphModule, plan: Plan, reader: Reader) -> None:
         shift = shift[torch.from_numpy(plan.kept(reader.rows))]
         replace_tensor(module, bias_name(name), shift)
         set_bias(module, node, bias_name(name), shift)
+
+
+def _merge_constants(module: GraphModule, plan: Plan, merge: Merge) -> None:
+    """Let one constant channel bring what those that go would: W'[:, r] = W[:, r] + sum_c W[:, c] x_c / x_r."""
+    reader = merge.reader
+    gone = torch.from_numpy(np.flatnonzero(plan.removed[reader.columns] & merge.columns))
+    name, axis = reader.use.tensor, reader.use.axis
+    weight = tensor_of(module, name).detach().clone().movedim(axis, 0)
+    share = torch.from_numpy(reader.constants)[gone] / reader.constants[merge.into]
+    weight[merge.into] += torch.tensordot(share, weight[gone], dims=1)
+    replace_tensor(module, name, weight.movedim(0, axis).contiguous())
 
 
 def _slice_tensors(module: GraphModule, plan: Plan) -> None:

@@ -11,11 +11,13 @@ import onnxruntime
 import pytest
 import torch
 from torch import nn
+from torch.fx import GraphModule
 
 from pdp_export.errors import ProofError, UsageError
 from pdp_export.graph.archive import load_program, save_program
 from pdp_export.graph.capture import capture, quiet_export
 from pdp_export.graph.channel_groups import channel_groups
+from pdp_export.graph.facts import Facts
 from pdp_export.removal import channel_removal, remove_channels
 from sample_models.mobilenet_v1 import mobilenet_v1
 from sample_models.mobilenet_v2 import mobilenet_v2
@@ -118,15 +120,17 @@ def test_report_counts(check: Check) -> None:
 def test_wrong_plan_gives_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule that lies must be caught by the proof, which names the first node that differs."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 2, 3))
-    truth = channel_removal.channel_constants
+    truth = channel_removal.channel_facts
 
-    def lie(trace: object) -> object:
-        constants = truth(trace)  # type: ignore[arg-type]
-        node = next(node for node in constants.values if node.name == "tanh")
-        constants.values[node][3] = 0.0
-        return constants
+    def lie(module: GraphModule) -> Facts:
+        facts = truth(module)
+        for node in module.graph.nodes:
+            if node.name in {"conv2d", "tanh"}:
+                facts.constants[node] = torch.full((1, 8, 1, 1), torch.nan, dtype=torch.float64)
+                facts.constants[node][0, 3] = 0.0
+        return facts
 
-    monkeypatch.setattr(channel_removal, "channel_constants", lie)
+    monkeypatch.setattr(channel_removal, "channel_facts", lie)
     with pytest.raises(ProofError, match="changed the function") as error:
         remove_channels(model, (torch.randn(2, 3, 12, 12),))
     assert error.value.where == "conv2d_1 (aten.conv2d in 2)"

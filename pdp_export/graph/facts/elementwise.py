@@ -25,16 +25,17 @@ def constants(facts: Facts, node: Node) -> Tensor | None:
     operands = {source: facts.constant(source) for source in node.all_input_nodes}
 
     def concrete(item: Any) -> Any:
-        return operands[item].nan_to_num() if isinstance(item, Node) else item
+        return grids.or_zero(operands[item]) if isinstance(item, Node) else item
 
     function = cast(Callable[..., Tensor], node.target)
     result = function(*map_aggregate(node.args, concrete), **map_aggregate(node.kwargs, concrete)).double()
-    blank = torch.zeros((), dtype=torch.bool)
-    zero = blank
+    blank = zero = infinite = torch.zeros((), dtype=torch.bool)
     for grid in operands.values():
-        blank, zero = blank | grid.isnan(), zero | (grid == 0)
-    result = torch.where(blank, torch.nan, result)
-    return torch.where(zero, 0.0, result) if operator(node) in _ABSORBING else result
+        blank, zero, infinite = blank | grid.isnan(), zero | (grid == 0), infinite | grid.isinf()
+    result = torch.where(blank, torch.nan, result.nan_to_num(torch.inf, torch.inf, -torch.inf))
+    if operator(node) in _ABSORBING:
+        result = torch.where(zero, 0.0, result)
+    return torch.where(infinite, torch.inf, result)
 
 
 def needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:

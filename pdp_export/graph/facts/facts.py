@@ -72,7 +72,7 @@ class Facts:
 
     def live(self, node: Node, axis: int, count: int) -> Tensor:
         """Return which of the `count` entries along `axis` are needed and depend on the input, (count,)."""
-        return grids.line(self.need(node) & self.constant(node).isnan(), axis, count)
+        return grids.line(self.need(node) & grids.varies(self.constant(node)), axis, count)
 
     def add_need(self, node: Node, need: Tensor) -> None:
         """Note a further need of a node that is one tensor."""

@@ -1,7 +1,8 @@
 """Grids: one number per channel of a tensor, as small as its axes allow.
 
 A grid has the rank of its tensor; an axis along which all entries are equal has size 1, so a
-convolution's result (N, C, H, W) has a grid (1, C, 1, 1). NaN stands for "depends on the input".
+convolution's result (N, C, H, W) has a grid (1, C, 1, 1). NaN stands for "depends on the input", an
+infinity for a constant that is not finite, which no zero absorbs.
 """
 
 from __future__ import annotations
@@ -33,14 +34,14 @@ def compressed(tensor: Tensor) -> Tensor:
     return tensor.clone()
 
 
-def known(grid: Tensor) -> Tensor:
-    """Return where the values do not depend on the input."""
-    return ~grid.isnan()
+def varies(grid: Tensor) -> Tensor:
+    """Return where the value is no finite constant."""
+    return ~grid.isfinite()
 
 
-def finite(values: Tensor) -> Tensor:
-    """Return the grid with NaN for infinite values, which no rule may rely on."""
-    return torch.where(values.isfinite(), values, torch.nan)
+def or_zero(grid: Tensor) -> Tensor:
+    """Return the grid with zero where the value varies, to compute with."""
+    return torch.where(grid.isfinite(), grid, 0.0)
 
 
 def any_over(grid: Tensor, axes: tuple[int, ...]) -> Tensor:

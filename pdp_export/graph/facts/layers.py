@@ -65,8 +65,8 @@ def _layer_constants(facts: Facts, node: Node) -> Tensor | None:
     if found is None:
         return None
     read = grids.line(facts.constant(found.source), found.reads, found.inputs).reshape(len(found.lines), -1)
-    varies = read.isnan() | ((read != 0) & is_padded(node))
-    live = (found.touched & varies[:, None]).any(2)
+    varies = grids.varies(read) | ((read != 0) & is_padded(node))
+    live = ((found.touched & varies[:, None]) | read.isinf()[:, None]).any(2)
     known = torch.where(varies, 0.0, read)
     total = (found.lines.sum(3) @ known[:, :, None])[:, :, 0].flatten()
     bias = argument(node, "bias")

@@ -94,10 +94,12 @@ def _matmul_constants(facts: Facts, node: Node) -> Tensor | None:
     first, second = (facts.constant(item) for item in pair)
     if _sums_to_one(pair[0]):  # attention, spelled out
         return _uniform(second)
+    if first.isinf().any() or second.isinf().any():
+        return None
     blank = _product(first.isnan(), second != 0) | _product(first != 0, second.isnan())
-    first = first.expand(*first.shape[:-1], shape(pair[0])[-1]).nan_to_num()
-    second = second.expand(*second.shape[:-2], shape(pair[1])[-2], second.shape[-1]).nan_to_num()
-    return torch.where(blank, torch.nan, torch.matmul(first, second))
+    left = first.expand(*first.shape[:-1], shape(pair[0])[-1])
+    right = second.expand(*second.shape[:-2], shape(pair[1])[-2], second.shape[-1])
+    return torch.where(blank, torch.nan, torch.matmul(grids.or_zero(left), grids.or_zero(right)))
 
 
 def _matmul_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
@@ -108,7 +110,7 @@ def _matmul_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, 
     first, second = pair
     wanted = cast(Tensor, need)
     used = facts.constant(second)
-    touched = _uniform(used).isnan() if _sums_to_one(first) else used != 0
+    touched = grids.varies(_uniform(used)) if _sums_to_one(first) else used != 0
     left = _product(wanted, touched.transpose(-1, -2))
     right = _product((facts.constant(first) != 0).transpose(-1, -2), wanted)
     yield first, grids.fitted(left, shape(first))
@@ -136,8 +138,8 @@ def _attention_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Nod
     head = grids.any_over(over_tokens, (-1,))
     query, key, values, mask = (argument(node, name) for name in ("query", "key", "value", "attn_mask"))
     times = _sharing(node, key)
-    varies, used = (_uniform(facts.constant(item)) for item in (key, query))
-    yield query, grids.fitted(head & _repeated(varies.isnan(), times), shape(query))
+    common, used = (_uniform(facts.constant(item)) for item in (key, query))
+    yield query, grids.fitted(head & _repeated(grids.varies(common), times), shape(query))
     yield key, grids.fitted(_shared(head & (used != 0), times), shape(key))
     yield values, grids.fitted(_shared(over_tokens, _sharing(node, values)), shape(values))
     if mask is not None:

@@ -21,19 +21,26 @@ def channel_facts(module: GraphModule, lookup: Lookup | None = None) -> Facts:
         module: The program, edited or not; sizes count as traced.
         lookup: Which stored tensors to assume; by default those of the module.
     """
+    facts = known_constants(module, lookup)
+    for node in reversed(module.graph.nodes):
+        _pass_back(facts, node)
+    return facts
+
+
+def known_constants(module: GraphModule, lookup: Lookup | None = None) -> Facts:
+    """Return the facts without the needs: the forward pass alone."""
     facts = Facts(module, lookup or (lambda name: tensor_of(module, name)))
     for node in module.graph.nodes:
         if (found := _constants(facts, node)) is not None:
             facts.constants[node] = found
-    for node in reversed(module.graph.nodes):
-        _pass_back(facts, node)
     return facts
 
 
 def _constants(facts: Facts, node: Node) -> Grid | None:
     if node.op == "get_attr" and is_tensor(node):
         tensor = facts.lookup(str(node.target)).detach()
-        return grids.compressed(grids.finite(tensor.double())) if tensor.is_floating_point() else None
+        stored = tensor.double().nan_to_num(torch.inf, torch.inf, -torch.inf)
+        return grids.compressed(stored) if tensor.is_floating_point() else None
     if node.op != "call_function":
         return None
     if node.target is getitem:
@@ -45,8 +52,8 @@ def _constants(facts: Facts, node: Node) -> Grid | None:
         return None
     found = rule.forward(facts, node)
     if isinstance(found, list):
-        return [None if part is None else grids.compressed(grids.finite(part)) for part in found]
-    return None if found is None else grids.compressed(grids.finite(found))
+        return [None if part is None else grids.compressed(part) for part in found]
+    return None if found is None else grids.compressed(found)
 
 
 def _pass_back(facts: Facts, node: Node) -> None:
@@ -57,7 +64,7 @@ def _pass_back(facts: Facts, node: Node) -> None:
     elif node.op != "call_function" or need is None:
         return
     elif isinstance(need, Tensor):
-        need = grids.compressed(need & facts.constant(node).isnan())
+        need = grids.compressed(need & grids.varies(facts.constant(node)))
         if not need.any():
             return
     if node.target is getitem and isinstance(need, Tensor):

@@ -23,7 +23,7 @@ _VIEWS = {aten.view, aten._unsafe_view}
 def _movement_constants(facts: Facts, node: Node) -> Grid | None:
     """Run the operator itself on the constants, so that nothing can be missed."""
     source = node.all_input_nodes[0]
-    if not grids.known(facts.constant(source)).any():
+    if facts.constant(source).isnan().all():
         return None
     moved = _run(node, source, facts.constant(source).expand(shape(source)))
     return cast(Parts, list(moved)) if isinstance(moved, list | tuple) else cast(Tensor, moved)
@@ -97,9 +97,11 @@ def _uniform(grid: Tensor, axes: tuple[int, ...]) -> Tensor:
 
 def _reduction_constants(facts: Facts, node: Node) -> Tensor | None:
     source = node.all_input_nodes[0]
-    if not grids.known(facts.constant(source)).any() or not value(node).is_floating_point():
+    if facts.constant(source).isnan().all() or not value(node).is_floating_point():
         return None
-    return cast(Tensor, _run(node, source, facts.constant(source).expand(shape(source))))
+    result = cast(Tensor, _run(node, source, facts.constant(source).expand(shape(source))))
+    sized = operator(node) is aten.sum and any(not isinstance(size, int) for size in value(source).shape)
+    return torch.where(result == 0, result, torch.nan) if sized else result  # a sum depends on how many there are
 
 
 def _reduction_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:

@@ -1,0 +1,122 @@
+"""The layers that read channels, and what becomes of the constants that they read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.fx import Node
+
+from pdp_export.graph.facts import Facts, grids
+from pdp_export.graph.nodes import TRANSPOSED_CONVOLUTIONS, argument, is_padded, operator, tensor_of
+from pdp_export.graph.slots import Ids, Use
+from pdp_export.graph.tracing import Trace
+
+Mask = NDArray[np.bool_]
+Vector = NDArray[np.float64]
+
+_WEAK = 0.01
+"""A constant this much smaller than those that it takes over would cost digits."""
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Column `into` of a reader takes over what the constant columns `columns` contribute."""
+
+    reader: Reader
+    into: int
+    columns: Mask
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A weight that reads channels.
+
+    `columns` and `rows` are representatives of the slots along its input and output axis, `touched`
+    (rows x columns) says where any weight is not zero, `needed` which rows anything needs,
+    `constants` what each column reads (NaN: it depends on the input). `editable`: the weight is this
+    layer's own; `foldable`: a constant can also move exactly into the bias.
+    """
+
+    use: Use
+    columns: Ids
+    rows: Ids
+    touched: Mask
+    needed: Mask
+    constants: Vector
+    foldable: bool
+    editable: bool
+
+    def debts(self, blocked: Mask) -> Mask:
+        """Return the columns that may go while a row that stays counts on their constant, which is not zero."""
+        known = np.isfinite(self.constants) & (self.constants != 0) & ~blocked[self.columns]
+        return cast(Mask, self.touched[self.needed & blocked[self.rows]].any(0) & known)
+
+    def owing(self, blocked: Mask) -> Mask:
+        """Return the columns that have to stay for the sake of `debts`: none, all, or one for all."""
+        debts = self.debts(blocked)
+        if self.foldable or not debts.any():
+            return np.zeros_like(debts)
+        if not self.editable:
+            return debts
+        if self._keeper(debts, blocked) is not None:
+            return np.zeros_like(debts)
+        chosen = np.zeros_like(debts)
+        chosen[np.argmax(np.where(debts, np.abs(self.constants), 0))] = True
+        return chosen
+
+    def merge(self, blocked: Mask) -> Merge | None:
+        """Return which column takes over the constants of those that go; None where none has to."""
+        if self.foldable or not self.editable:
+            return None
+        columns = ~blocked[self.columns] & np.isfinite(self.constants) & (self.constants != 0) & self.touched.any(0)
+        into = self._keeper(columns, blocked) if columns.any() else None
+        return None if into is None else Merge(self, into, columns)
+
+    def _keeper(self, debts: Mask, blocked: Mask) -> int | None:
+        """Return the strongest constant among the columns that stay, if it is strong enough."""
+        strength = np.where(np.isfinite(self.constants) & blocked[self.columns], np.abs(self.constants), 0)
+        best = int(np.argmax(strength))
+        return best if strength[best] > _WEAK * np.abs(self.constants[debts]).max() else None
+
+
+def readers_of(trace: Trace, facts: Facts, roots: Ids) -> list[Reader]:
+    """Return every reading of channels by a weight."""
+    return [_reader(trace, facts, use, roots) for use in trace.uses if use.role == "consumer"]
+
+
+def _reader(trace: Trace, facts: Facts, use: Use, roots: Ids) -> Reader:
+    weight = tensor_of(trace.module, use.tensor).detach()
+    weight = weight if use.axis == 1 else weight.transpose(0, 1)
+    touched = (weight != 0).reshape(*weight.shape[:2], -1).any(2).numpy()
+    made = next(item for item in trace.uses if item.node is use.node and item.role == "filter")
+    bias = argument(use.node, "bias")
+    own = len(argument(use.node, "weight").users) == 1
+    closed = is_padded(use.node) or operator(use.node) in TRANSPOSED_CONVOLUTIONS
+    return Reader(
+        use,
+        roots[use.slots],
+        roots[made.slots],
+        touched,
+        _needed(trace, facts, use.node),
+        _constants(trace, facts, use),
+        foldable=own and not closed and (bias is None or len(bias.users) == 1),
+        editable=own,
+    )
+
+
+def _needed(trace: Trace, facts: Facts, node: Node) -> Mask:
+    made = trace.channels(node)
+    if made is None:
+        raise TypeError(f"{node} makes no channels")
+    return cast(Mask, grids.line(facts.need(node), made.axis, len(made.slots)).numpy())
+
+
+def _constants(trace: Trace, facts: Facts, use: Use) -> Vector:
+    source = argument(use.node, "input")
+    channels = trace.channels(source)
+    if channels is None or len(channels.slots) != len(use.slots):
+        return np.full(len(use.slots), np.nan)
+    return cast(Vector, grids.line(facts.constant(source), channels.axis, len(use.slots)).numpy())
