@@ -110,7 +110,7 @@ def _reason(traced: Trace, uses: list[Use], frozen: dict[int, str], parameters: 
         if slot in frozen:
             return frozen[slot]
     for use in uses:
-        if use.role == "consumer":
+        if use.role in ("consumer", "grouped"):
             continue
         if use.tensor not in parameters and use.role == "filter":
             return f"{use.tensor} is no parameter"
@@ -146,7 +146,7 @@ def _nonzero_readers(traced: Trace, module: GraphModule, members: list[list[Use]
 def _readings(traced: Trace, facts: Facts) -> Iterator[tuple[Node, Ids, list[float]]]:
     """Yield every place where channels must be zero, with their slots and what is read there."""
     for use in traced.uses:
-        if use.role == "consumer":
+        if use.role in ("consumer", "grouped"):
             yield use.node, use.slots, _constants(traced, facts, argument(use.node, "input"), len(use.slots))
     for join in traced.joins:
         yield join.node, join.slots, _constants(traced, facts, join.source, len(join.slots))
@@ -162,7 +162,7 @@ def _constants(traced: Trace, facts: Facts, source: Node, count: int) -> list[fl
 
 def _group(traced: Trace, uses: list[Use], frozen: str | None, parameters: set[str]) -> ChannelGroup:
     def names(role: str) -> tuple[str, ...]:
-        chosen = [use for use in uses if use.role == role and use.tensor in parameters]
+        chosen = [use for use in uses if use.role.replace("grouped", "consumer") == role and use.tensor in parameters]
         on_axis = [use.tensor for use in chosen if role != "follower" or use.axis == 0]
         return tuple(dict.fromkeys(on_axis))
 

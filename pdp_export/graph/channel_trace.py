@@ -9,8 +9,10 @@ from torch.fx import GraphModule, Node
 from pdp_export.graph import operators as families
 from pdp_export.graph.nodes import BATCH_NORM, CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, aten, operator
 from pdp_export.graph.rules_elementwise import elementwise
+from pdp_export.graph.rules_heads import attention, each_element, product, same_split, softmax
 from pdp_export.graph.rules_layers import batch_norm, convolution, linear, transposed_convolution
-from pdp_export.graph.rules_shape import concatenation, movement, padding, reduction, same_channels, sizes, spatial
+from pdp_export.graph.rules_movement import movement
+from pdp_export.graph.rules_shape import concatenation, padding, reduction, same_channels, sizes, spatial
 from pdp_export.graph.slots import Ties
 from pdp_export.graph.tracing import Flow, Rule, Trace, without_rule
 
@@ -28,8 +30,19 @@ RULES: dict[object, Rule] = {
     **dict.fromkeys(families.MOVEMENT, movement),
     **dict.fromkeys(families.SIZES, sizes),
     aten.cat: concatenation,
+    **dict.fromkeys(families.PRODUCTS, product),
+    **dict.fromkeys(families.SOFTMAXES, softmax),
 }
 """Operator -> rule. An operator that is not here freezes the channels that reach it."""
+
+SPLIT_RULES: dict[object, Rule] = {
+    **dict.fromkeys(families.IDENTITY, same_split),
+    **dict.fromkeys(families.UNARY | families.BINARY, each_element),
+    **dict.fromkeys(families.MOVEMENT, movement),
+    **dict.fromkeys(families.PRODUCTS, product),
+    aten.scaled_dot_product_attention: attention,
+}
+"""The same for tensors with channels along several axes."""
 
 
 def trace(module: GraphModule, ties: Ties = "stream") -> Trace:
@@ -57,5 +70,6 @@ def _flow(result: Trace, node: Node) -> Flow:
         source, position = node.args
         flow = result.flows.get(source) if isinstance(source, Node) else None
         return flow[position] if isinstance(flow, tuple) and isinstance(position, int) else None
-    rule = RULES.get(operator(node), without_rule)
+    split = any(result.split(source) is not None for source in node.all_input_nodes)
+    rule = (SPLIT_RULES if split else RULES).get(operator(node), without_rule)
     return rule(result, node)

@@ -131,7 +131,8 @@ class _Builder:
     def add(self, tensor: str, amount: float, uses: Sequence[Use]) -> None:
         """Add a weight that counts `amount` while all of it lives."""
         shape = [*tensor_of(self.traced.module, tensor).shape, 1, 1][:2]
-        lines = [self._axis([use.slots for use in uses if use.axis == axis], size) for axis, size in enumerate(shape)]
+        whole = [use for use in uses if use.role != "grouped"]  # of groups, which stay equal, none is sure to shrink
+        lines = [self._axis([use.slots for use in whole if use.axis == axis], size) for axis, size in enumerate(shape)]
         if amount and not any(line[:-1].any() for line in lines):
             self.constant += amount
         elif amount:

@@ -55,3 +55,9 @@ CREATION = {
     aten.zeros_like, aten.ones_like, aten.scalar_tensor,
 }  # fmt: skip
 """Make a tensor from sizes alone."""
+
+PRODUCTS = {aten.matmul, aten.bmm, aten.mm}
+"""Multiply matrices."""
+
+SOFTMAXES = {aten.softmax, aten._softmax}
+"""Make rows that sum to one."""

@@ -12,8 +12,8 @@ from pdp_export.graph.tracing import Flow, Trace, repeated, without_rule
 def convolution(trace: Trace, node: Node) -> Flow:
     """Convolve; weight (C_out, C_in / groups, k...).
 
-    groups 1: reads on axis 1, opens slots on axis 0. Depthwise: each output keeps the slot of its
-    input (m outputs per input share it). Other groupings have no rule yet.
+    Reads on axis 1, opens slots on axis 0. Depthwise: each output keeps the slot of its input (m outputs
+    per input share it).
     """
     source, weight = argument(node, "input"), argument(node, "weight")
     if not _is_stored(node):
@@ -28,7 +28,9 @@ def convolution(trace: Trace, node: Node) -> Flow:
         slots = repeated(incoming, size[0] // groups)
         trace.use(weight, 0, slots, "follower", node)
     else:
-        return without_rule(trace, node, f"has {groups} groups of several channels")
+        incoming = _read(trace, source, axis, groups * size[1], node)
+        trace.use(weight, 1, incoming, "grouped", node)
+        slots = trace.opened_by(weight, 0, node)
     _follow(trace, node, slots)
     return Channels(axis, slots)
 

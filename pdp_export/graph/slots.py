@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch.fx import Node
 
 Ids = NDArray[np.int64]
-Role = Literal["filter", "follower", "consumer"]
+Role = Literal["filter", "follower", "consumer", "grouped"]
 Ties = Literal["stream", "free"]
 """What a residual join does: unite all branches of a stream, or let them disagree."""
 
@@ -25,13 +25,30 @@ class Channels:
     """What one tensor carries along its channel axis.
 
     `slots` holds one id per index of `axis`; an id may repeat (a flattened channel). If the tensor
-    only rearranges another one, `index[i]` is where entry i comes from in `source`.
+    only rearranges another one, `index[i]` is where entry i comes from in `source`. If it went through
+    several axes (a channel shuffle), `origin` and `order` say what one gather would do instead.
     """
 
     axis: int
     slots: Ids
     source: Node | None = None
     index: Ids | None = None
+    origin: Node | None = None
+    order: Ids | None = None
+
+
+@dataclass(frozen=True)
+class SplitChannels:
+    """Channels along several axes of a tensor at once: heads and their entries, groups of a shuffle.
+
+    `slots` has one axis per entry of `axes` (ascending); entry i of them is entry ``order[i]`` of
+    `origin`, the last tensor that had these channels along one axis (None: no such tensor).
+    """
+
+    axes: tuple[int, ...]
+    slots: Ids
+    origin: Node | None = None
+    order: Ids | None = None
 
 
 @dataclass(frozen=True)
@@ -39,7 +56,8 @@ class Use:
     """One axis of a stored tensor (weight, bias, BatchNorm statistic) whose entries belong to slots.
 
     `filter`: the axis that makes the channels. `follower`: per-channel numbers that go along.
-    `consumer`: the axis that reads the channels.
+    `consumer`: the axis that reads the channels. `grouped`: the same for a layer of several groups,
+    whose axis is shorter than its channels: each group has its own.
     """
 
     tensor: str
@@ -76,13 +94,13 @@ class SlotTable:
 
     def unite(self, first: Ids, second: Ids) -> None:
         """Make the slots one, position by position."""
-        for a, b in zip(self.roots(first), self.roots(second), strict=True):
+        for a, b in zip(self.roots(first).ravel(), self.roots(second).ravel(), strict=True):
             low, high = sorted((self._root(int(a)), self._root(int(b))))
             self._parents[high] = low
 
     def freeze(self, slots: Ids, reason: str) -> None:
         """Forbid the removal of these slots; the first reason is the one that is told."""
-        for slot in slots:
+        for slot in slots.ravel():
             self._reasons.setdefault(int(slot), reason)
 
     def roots(self, slots: Ids | None = None) -> Ids:

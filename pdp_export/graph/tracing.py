@@ -9,10 +9,10 @@ import numpy as np
 from torch.fx import GraphModule, Node
 
 from pdp_export.graph.nodes import layer_of, operator_name, tensor_of
-from pdp_export.graph.slots import Channels, Ids, Join, Role, SlotTable, Ties, Use
+from pdp_export.graph.slots import Channels, Ids, Join, Role, SlotTable, SplitChannels, Ties, Use
 
-Flow = Channels | tuple[Channels | None, ...] | None
-"""What a node carries: channels, several tensors (a split), or nothing that can be followed."""
+Flow = Channels | SplitChannels | tuple[Channels | SplitChannels | None, ...] | None
+"""What a node carries: channels, several tensors (a chunk), or nothing that can be followed."""
 
 Rule = Callable[["Trace", Node], Flow]
 
@@ -38,13 +38,18 @@ class Trace:
         flow = self.flows.get(node) if isinstance(node, Node) else None
         return flow if isinstance(flow, Channels) else None
 
+    def split(self, node: object) -> SplitChannels | None:
+        """Return the channels of a node that has them along several axes."""
+        flow = self.flows.get(node) if isinstance(node, Node) else None
+        return flow if isinstance(flow, SplitChannels) else None
+
     def use(self, tensor: Node, axis: int, slots: Ids, role: Role, node: Node) -> None:
         """Record that an axis of a stored tensor belongs to `slots`; a tensor used twice ties both.
 
         With free ties a reader used twice ties nothing: its columns stay, whatever is zero there.
         """
         name = str(tensor.target)
-        if role != "consumer" or self.ties == "stream":
+        if role not in ("consumer", "grouped") or self.ties == "stream":
             earlier = self._by_axis.setdefault((name, axis), slots)
             if earlier is not slots:
                 self.slots.unite(earlier, slots)
@@ -102,6 +107,13 @@ def without_rule(result: Trace, node: Node, why: str = "has no rule") -> Flow:
     """Freeze everything that goes into this node: nothing is known about what comes out."""
     result.freeze(node.all_input_nodes, f"operator {operator_name(node)} ({layer_of(node)}) {why}")
     return None
+
+
+def collapse(trace: Trace, split: SplitChannels) -> None:
+    """Let everything behind one entry of the first axis (a head) live or die together."""
+    lines = split.slots.reshape(len(split.slots), -1)
+    for column in lines.T[1:]:
+        trace.slots.unite(lines[:, 0], column)
 
 
 def repeated(slots: Ids, times: int) -> Ids:

@@ -92,6 +92,10 @@ def _expected(plan: Plan, prepared: Prepared) -> Expected:
 
     def expected(node: Node, old: Mapping[str, Tensor]) -> Tensor | None:
         value, channels = old.get(prepared.moved.get(node.name, node.name)), plan.trace.channels(node)
+        split = plan.trace.split(node)
+        if value is not None and split is not None:
+            for axis, kept in zip(split.axes, plan.kept_along(split), strict=True):
+                value = value.index_select(axis, torch.from_numpy(kept))
         if value is None or channels is None:
             return value
         if plan.fillers[plan.roots[channels.slots]].any():

@@ -10,8 +10,9 @@ from torch.fx import Node
 
 from pdp_export.graph.facts import Facts
 from pdp_export.graph.nodes import layer_of
-from pdp_export.graph.slots import Channels, Ids
+from pdp_export.graph.slots import Ids, SplitChannels
 from pdp_export.graph.tracing import Trace
+from pdp_export.removal.grouping import groupings
 from pdp_export.removal.readers import Mask, Merge, Reader, readers_of
 
 
@@ -34,6 +35,12 @@ class Plan:
     def kept(self, slots: Ids) -> Ids:
         """Return the positions along an axis that stay."""
         return np.flatnonzero(~self.removed[self.roots[slots]])
+
+    def kept_along(self, split: SplitChannels) -> list[Ids]:
+        """Return the positions along each axis of split channels of which anything stays."""
+        kept = ~self.removed[self.roots[split.slots]]
+        others = [tuple(a for a in range(kept.ndim) if a != axis) for axis in range(kept.ndim)]
+        return [np.flatnonzero(kept.any(axes)) for axes in others]
 
 
 def plan_removal(trace: Trace, facts: Facts, align: int) -> Plan:
@@ -61,16 +68,18 @@ def plan_removal(trace: Trace, facts: Facts, align: int) -> Plan:
 def _live(trace: Trace, facts: Facts, roots: Ids) -> Iterator[tuple[int, str]]:
     """Yield every slot that some tensor holds live."""
     for node in trace.flows:
-        channels = trace.channels(node)
-        if channels is not None:
-            for slot in _living(facts, node, channels).tolist():
-                yield int(roots[slot]), f"the result of {layer_of(node)} depends on it"
+        for slot in _living(trace, facts, node).tolist():
+            yield int(roots[slot]), f"the result of {layer_of(node)} depends on it"
 
 
-def _living(facts: Facts, node: Node, channels: Channels) -> Ids:
-    count = len(channels.slots)
-    slots: Ids = channels.slots[facts.live(node, channels.axis, count).numpy()]
-    return np.unique(slots)
+def _living(trace: Trace, facts: Facts, node: Node) -> Ids:
+    channels, split = trace.channels(node), trace.split(node)
+    living = np.zeros(0, dtype=np.int64)
+    if channels is not None:
+        living = channels.slots[facts.live(node, channels.axis, len(channels.slots)).numpy()]
+    elif split is not None:
+        living = split.slots[facts.live_along(node, split.axes, split.slots.shape).numpy()]
+    return np.unique(living)
 
 
 def _read(readers: list[Reader]) -> Iterator[tuple[int, str]]:
@@ -110,10 +119,14 @@ def _constant_reason(reader: Reader, columns: Mask) -> str:
 def _filled(trace: Trace, roots: Ids, dead: Mask, align: int) -> Mask:
     """Put dead channels back until every width is a multiple of `align` (or the original), and none is empty."""
     filters = [np.unique(roots[use.slots]) for use in trace.uses if use.role == "filter"]
-    tensors = [np.unique(roots[flow.slots]) for node in trace.flows if (flow := trace.channels(node)) is not None]
+    flows = [trace.channels(node) or trace.split(node) for node in trace.flows]
+    tensors = [np.unique(roots[flow.slots]) for flow in flows if flow is not None]
+    grouped = groupings(trace)
     removed = dead.copy()
     while True:
         before = removed.copy()
+        for item in grouped:
+            removed[list(item.equalised(removed, roots))] = False
         for axis in filters:
             _revive(removed, axis, align)
         for axis in tensors:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch.fx import Node
+from torch import Tensor
+from torch.fx import GraphModule, Node
 
 from pdp_export.graph.facts import Facts, grids
 from pdp_export.graph.nodes import TRANSPOSED_CONVOLUTIONS, argument, is_padded, operator, tensor_of
@@ -37,7 +39,7 @@ class Reader:
     `columns` and `rows` are representatives of the slots along its input and output axis, `touched`
     (rows x columns) says where any weight is not zero, `needed` which rows anything needs,
     `constants` what each column reads (NaN: it depends on the input). `editable`: the weight is this
-    layer's own; `foldable`: a constant can also move exactly into the bias.
+    layer's own and of one group; `foldable`: a constant can also move exactly into the bias.
     """
 
     use: Use
@@ -82,15 +84,28 @@ class Reader:
         return best if strength[best] > _WEAK * np.abs(self.constants[debts]).max() else None
 
 
+def lines(module: GraphModule, use: Use) -> Tensor:
+    """Return the weight of a reading as (rows, columns, taps); zero between different groups."""
+    weight = tensor_of(module, use.tensor).detach()
+    weight = weight if use.axis == 1 else weight.transpose(0, 1)
+    flat = weight.reshape(*weight.shape[:2], -1)
+    if use.role != "grouped":
+        return flat
+    groups = argument(use.node, "groups")
+    parts = flat.reshape(groups, -1, *flat.shape[1:])  # (groups, C_out / groups, C_in / groups, taps)
+    blocks = torch.zeros(groups, parts.shape[1], groups, *parts.shape[2:], dtype=flat.dtype)
+    index = torch.arange(groups)
+    blocks[index, :, index] = parts
+    return blocks.reshape(len(flat), -1, flat.shape[2])
+
+
 def readers_of(trace: Trace, facts: Facts, roots: Ids) -> list[Reader]:
     """Return every reading of channels by a weight."""
-    return [_reader(trace, facts, use, roots) for use in trace.uses if use.role == "consumer"]
+    return [_reader(trace, facts, use, roots) for use in trace.uses if use.role in ("consumer", "grouped")]
 
 
 def _reader(trace: Trace, facts: Facts, use: Use, roots: Ids) -> Reader:
-    weight = tensor_of(trace.module, use.tensor).detach()
-    weight = weight if use.axis == 1 else weight.transpose(0, 1)
-    touched = (weight != 0).reshape(*weight.shape[:2], -1).any(2).numpy()
+    touched = (lines(trace.module, use) != 0).any(2).numpy()
     made = next(item for item in trace.uses if item.node is use.node and item.role == "filter")
     bias = argument(use.node, "bias")
     own = len(argument(use.node, "weight").users) == 1
@@ -103,7 +118,7 @@ def _reader(trace: Trace, facts: Facts, use: Use, roots: Ids) -> Reader:
         _needed(trace, facts, use.node),
         _constants(trace, facts, use),
         foldable=own and not closed and (bias is None or len(bias.users) == 1),
-        editable=own,
+        editable=own and use.role != "grouped",
     )
 
 

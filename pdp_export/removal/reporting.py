@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from pdp_export.graph.nodes import tensor_of
+from pdp_export.graph.nodes import argument, tensor_of
 from pdp_export.graph.slots import Ids, Use
 from pdp_export.removal.planning import Plan
 from pdp_export.removal.proof import LIMIT
@@ -48,6 +48,10 @@ def _layer(plan: Plan, weight: str, align: int) -> LayerChange:
     for use in (outputs, inputs):
         if use is not None:
             after[use.axis] = len(plan.kept(use.slots))
+    grouped = _use(plan, weight, "grouped")
+    if grouped is not None:
+        parts = grouped.slots.reshape(argument(grouped.node, "groups"), -1)
+        after[1] = max(len(plan.kept(part)) for part in parts)
     rows, columns = _zero_lines(plan, outputs), _zero_lines(plan, inputs)
     stay = _staying(plan, outputs, rows)
     reason = _reason(plan, stay, align) or _reason(plan, _staying(plan, inputs, columns), align)

@@ -18,11 +18,13 @@ from pdp_export.graph.nodes import (
     set_argument,
     stored,
     tensor_of,
+    value,
 )
 from pdp_export.graph.slots import Channels
 from pdp_export.removal.folding import bias_name, drop_unused_tensors, set_bias
+from pdp_export.removal.grouping import Grouping, groupings
 from pdp_export.removal.planning import Plan
-from pdp_export.removal.readers import Merge, Reader
+from pdp_export.removal.readers import Merge, Reader, lines
 
 
 def apply_plan(plan: Plan) -> None:
@@ -33,9 +35,11 @@ def apply_plan(plan: Plan) -> None:
     for merge in plan.merges:
         _merge_constants(module, plan, merge)
     _slice_tensors(module, plan)
-    for node in list(module.graph.nodes):
-        if node.op == "call_function":
-            _correct_sizes(plan, node)
+    nodes = [node for node in module.graph.nodes if node.op == "call_function"]
+    for node in nodes:
+        _correct_sizes(plan, node)
+    for node in nodes:
+        _gather(module, plan, node)
     module.graph.eliminate_dead_code()
     drop_unused_tensors(module)
     module.recompile()
@@ -48,9 +52,7 @@ def _fold_constants(module: GraphModule, plan: Plan, reader: Reader) -> None:
     if not gone.any() or not reader.foldable:
         return
     node, name = reader.use.node, reader.use.tensor
-    weight = tensor_of(module, name).detach()
-    lines = weight.reshape(*weight.shape[:2], -1).sum(2)  # (C_out, C_in)
-    shift = lines[:, torch.from_numpy(gone)] @ torch.from_numpy(reader.constants[gone])
+    shift = lines(module, reader.use).sum(2)[:, torch.from_numpy(gone)] @ torch.from_numpy(reader.constants[gone])
     old = stored(module, argument(node, "bias"))
     if old is not None:
         replace_tensor(module, str(argument(node, "bias").target), old.detach() + shift)
@@ -72,14 +74,29 @@ def _merge_constants(module: GraphModule, plan: Plan, merge: Merge) -> None:
 
 
 def _slice_tensors(module: GraphModule, plan: Plan) -> None:
+    grouped = {item.weight: item for item in groupings(plan.trace)}
+    for item in grouped.values():
+        _slice_groups(module, plan, item)
     done: set[tuple[str, int]] = set()
     for use in plan.trace.uses:
         kept = plan.kept(use.slots)
-        if (use.tensor, use.axis) in done or len(kept) == len(use.slots):
+        if (use.tensor, use.axis) in done or use.tensor in grouped or len(kept) == len(use.slots):
             continue
         done.add((use.tensor, use.axis))
         tensor = tensor_of(module, use.tensor).detach()
         replace_tensor(module, use.tensor, tensor.index_select(use.axis, torch.from_numpy(kept)))
+
+
+def _slice_groups(module: GraphModule, plan: Plan, item: Grouping) -> None:
+    """Keep the same number of rows and columns in every group that stays; which ones may differ."""
+    weight = tensor_of(module, item.weight).detach()
+    parts = weight.reshape(len(item.inputs), -1, *weight.shape[1:])  # (groups, C_out / groups, C_in / groups, k...)
+    kept = [(plan.kept(rows), plan.kept(columns)) for rows, columns in zip(item.outputs, item.inputs, strict=True)]
+    staying = [group for group, (rows, columns) in enumerate(kept) if len(rows) + len(columns) > 0]
+    slices = [parts[group][torch.from_numpy(kept[group][0])][:, torch.from_numpy(kept[group][1])] for group in staying]
+    replace_tensor(module, item.weight, torch.cat(slices).contiguous())
+    for node in item.nodes:
+        set_argument(node, "groups", len(staying))
 
 
 def _correct_sizes(plan: Plan, node: Node) -> None:
@@ -90,21 +107,24 @@ def _correct_sizes(plan: Plan, node: Node) -> None:
 
 
 def _groups(plan: Plan, node: Node) -> None:
-    """A depthwise layer has as many groups as input channels; other groupings are frozen."""
+    """A depthwise layer has as many groups as input channels; other groupings see `_slice_groups`."""
     channels, groups = plan.trace.channels(argument(node, "input")), argument(node, "groups")
-    if channels is not None and groups == len(channels.slots):
+    if channels is not None and groups > 1 and groups == len(channels.slots):
         set_argument(node, "groups", len(plan.kept(channels.slots)))
 
 
 def _shape(name: str) -> Callable[[Plan, Node], None]:
     def correct(plan: Plan, node: Node) -> None:
-        channels = plan.trace.channels(node)
-        if channels is None or len(plan.kept(channels.slots)) == len(channels.slots):
-            return
-        sizes = list(argument(node, name))
-        if sizes[channels.axis] != -1:
-            sizes[channels.axis] = len(plan.kept(channels.slots))
-        set_argument(node, name, sizes)
+        channels, split = plan.trace.channels(node), plan.trace.split(node)
+        new: dict[int, int] = {}
+        if channels is not None:
+            new = {channels.axis: len(plan.kept(channels.slots))}
+        elif split is not None:
+            new = {axis: len(kept) for axis, kept in zip(split.axes, plan.kept_along(split), strict=True)}
+        old = list(argument(node, name))
+        sizes = [size if size == -1 else new.get(axis, size) for axis, size in enumerate(old)]
+        if sizes != old:
+            set_argument(node, name, sizes)
 
     return correct
 
@@ -132,6 +152,25 @@ def _split(plan: Plan, node: Node) -> None:
     axis = argument(node, "dim")
     node.target = aten.split_with_sizes.default
     node.args, node.kwargs = (node.args[0], sizes, axis), {}
+
+
+def _gather(module: GraphModule, plan: Plan, node: Node) -> None:
+    """Replace a chain of views that shuffles channels, whose factors may no longer be whole numbers, by one gather."""
+    channels = plan.trace.channels(node)
+    if channels is None or channels.origin is None or channels.order is None or _removes_nothing(plan, channels):
+        return
+    source = plan.trace.channels(channels.origin)
+    if source is None:
+        return
+    places = np.searchsorted(plan.kept(source.slots), channels.order[plan.kept(channels.slots)])
+    name = f"{node.name}_order"
+    module.register_buffer(name, torch.from_numpy(places))
+    with module.graph.inserting_before(node):
+        order = module.graph.get_attr(name)
+        gathered = module.graph.call_function(aten.index_select.default, (channels.origin, channels.axis, order))
+    gathered.meta = {**node.meta, "val": value(node)}
+    order.meta = {"val": torch.from_numpy(places)}
+    node.replace_all_uses_with(gathered)
 
 
 def _removes_nothing(plan: Plan, channels: Channels) -> bool:

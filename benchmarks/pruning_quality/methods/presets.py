@@ -2,31 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
 from benchmarks.pruning_quality.methods.base import Attached, Setting
-from pdp_export.pruning import Pruner, Schedule
+from pdp_export.pruning import Pruner, Schedule, methods
 from pdp_export.pruning.methods import preset as named_preset
+from pdp_export.pruning.methods.shrinking import ShrinkingMask
 
 
 class Preset(Attached):
-    """One preset; every option beside `ramp_end` and `ramp` goes to the Pruner."""
+    """One preset; every option beside `ramp_end`, `ramp` and `rescale` (of ST-3) goes to the Pruner."""
 
     def __init__(self, model: nn.Module, setting: Setting, preset: str) -> None:
         options = dict(setting.options)
         temperature = options.pop("temperature", 1e-4)
-        ramp = options.pop("ramp", named_preset(preset, temperature).ramp)
+        chosen = _changed(named_preset(preset, temperature), options)
+        ramp = options.pop("ramp", chosen.ramp)
         schedule = Schedule(setting.task.warmup, options.pop("ramp_end", 0.75), ramp)
         self.pruner = Pruner(
             model,
             _pattern(setting),
             schedule,
             setting.task.example() if setting.pattern == "channel" else None,
-            preset=preset,
-            temperature=temperature,
+            preset=chosen,
             **options,
         )
 
@@ -39,6 +41,12 @@ class Preset(Attached):
     def finish(self) -> None:
         """Harden."""
         self.pruner.harden()
+
+
+def _changed(chosen: methods.Preset, options: dict[str, Any]) -> methods.Preset:
+    if "rescale" not in options:
+        return chosen
+    return replace(chosen, method=ShrinkingMask(chosen.method.temperature, power=1, rescale=options.pop("rescale")))
 
 
 def _pattern(setting: Setting) -> Any:

@@ -81,7 +81,13 @@ METHODS: dict[str, Entry] = {
     "pdp_rectified": _preset("pdp", "rectified", fixed=_REALLOCATE, revision=3),
     "gradual": _preset("rival", "gradual"),
     "straight_through": _preset("rival", "straight_through"),
-    "st3": _preset("rival", "st3", fixed=_REALLOCATE),
+    "st3": _preset(
+        "rival",
+        "st3",
+        knobs=({"rescale": True}, {"rescale": False}),  # as published, and without: it ruins small MobileNets
+        fixed={"ramp_end": 0.5, **_REALLOCATE},
+        revision=3,
+    ),
     "feather": _preset("rival", "feather", fixed=_REALLOCATE),
     "str": Entry(
         "rival",

@@ -74,6 +74,10 @@ class Facts:
         """Return which of the `count` entries along `axis` are needed and depend on the input, (count,)."""
         return grids.line(self.need(node) & grids.varies(self.constant(node)), axis, count)
 
+    def live_along(self, node: Node, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
+        """Return the same along several axes at once, shape `sizes`."""
+        return grids.lines(self.need(node) & grids.varies(self.constant(node)), axes, sizes)
+
     def add_need(self, node: Node, need: Tensor) -> None:
         """Note a further need of a node that is one tensor."""
         earlier = self.needs.get(node)

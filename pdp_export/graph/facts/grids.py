@@ -70,6 +70,12 @@ def line(grid: Tensor, axis: int, count: int) -> Tensor:
     return torch.where(same, lines[:, 0], torch.nan).expand(count)
 
 
+def lines(grid: Tensor, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor:
+    """Return a grid of needs along several axes, true where any entry of the others is; shape `sizes`."""
+    others = tuple(axis for axis in range(grid.dim()) if axis not in axes)
+    return any_over(grid, others).squeeze(others).expand(sizes)
+
+
 def _equal(first: Tensor, second: Tensor) -> bool:
     same = first == second
     return bool((same | (first.isnan() & second.isnan())).all() if first.is_floating_point() else same.all())

@@ -12,9 +12,9 @@ from torch.fx import Node
 from pdp_export.graph.facts import grids
 from pdp_export.graph.facts.elementwise import no_constants
 from pdp_export.graph.facts.facts import Facts, Grid, Transfer, everything
-from pdp_export.graph.nodes import argument, aten, operator, shape
+from pdp_export.graph.nodes import argument, operator, shape
+from pdp_export.graph.operators import SOFTMAXES
 
-SOFTMAXES = {aten.softmax, aten._softmax}
 _MATRIX = 2
 
 

@@ -19,9 +19,9 @@ RULES: dict[object, Transfer] = {
     **dict.fromkeys(families.REDUCTIONS, shapes.REDUCTION),
     **dict.fromkeys(families.SIZES | families.CREATION, shapes.SHAPE_ONLY),
     aten.cat: shapes.CONCATENATION,
-    **dict.fromkeys(mixing.SOFTMAXES | {aten.log_softmax, aten._log_softmax}, mixing.SOFTMAX),
+    **dict.fromkeys(families.SOFTMAXES | {aten.log_softmax, aten._log_softmax}, mixing.SOFTMAX),
     aten.layer_norm: mixing.LAYER_NORM,
     aten.group_norm: mixing.GROUP_NORM,
-    **dict.fromkeys({aten.matmul, aten.bmm, aten.mm}, mixing.MATMUL),
+    **dict.fromkeys(families.PRODUCTS, mixing.MATMUL),
     aten.scaled_dot_product_attention: mixing.ATTENTION,
 }

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from pdp_export.graph.facts import channel_facts
-from pdp_export.graph.facts.mixing import SOFTMAXES
 from pdp_export.graph.nodes import operator, shape
+from pdp_export.graph.operators import SOFTMAXES
 from tests.graph.facts.oracle import Injected, activations, outputs, program, sparsified
 from tests.graph.facts.zoo import ZOO
 
