@@ -70,7 +70,8 @@ def channel_groups(program: ExportedProgram, ties: Ties = "stream") -> list[Chan
     traced = trace(module, ties)
     members = _members(traced)
     frozen = traced.slots.frozen()
-    reasons = [_reason(traced, uses, frozen, set(program.graph_signature.parameters)) for uses in members]
+    parameters = set(program.graph_signature.parameters)
+    reasons = [_reason(traced, uses, frozen, parameters) or _in_parts(traced, uses) for uses in members]
     nonzero = _nonzero_readers(
         traced, module, [uses for uses, why in zip(members, reasons, strict=True) if why is None]
     )
@@ -78,7 +79,7 @@ def channel_groups(program: ExportedProgram, ties: Ties = "stream") -> list[Chan
     for uses, why in zip(members, reasons, strict=True):
         roots = set(traced.slots.roots(uses[0].slots).tolist())
         late = next((reason for slot, reason in nonzero.items() if slot in roots), None)
-        groups.append(_group(traced, uses, why or late, set(program.graph_signature.parameters)))
+        groups.append(_group(traced, uses, why or late, parameters))
     return groups
 
 
@@ -118,6 +119,18 @@ def _reason(traced: Trace, uses: list[Use], frozen: dict[int, str], parameters: 
             return f"{use.tensor} carries only some of these channels, or in another order or number"
         if use.axis != 0 and operator(use.node) not in _SCALING:
             return f"{use.tensor} carries the channels on axis {use.axis}"
+    return None
+
+
+def _in_parts(traced: Trace, uses: list[Use]) -> str | None:
+    """Return why these channels go only several at a time: a head, or groups that stay equal."""
+    order = traced.slots.roots(uses[0].slots)
+    if len(np.unique(order)) < len(order):
+        return f"several rows of {uses[0].tensor} share one fate (a head)"
+    for grouped in [use for use in traced.uses if use.role == "grouped"]:
+        made = any(use.node is grouped.node and use.role == "filter" for use in uses)
+        if made or np.isin(traced.slots.roots(grouped.slots), order).any():
+            return f"{layer_of(grouped.node)} has {argument(grouped.node, 'groups')} groups of several channels"
     return None
 
 

@@ -110,3 +110,23 @@ def test_counts_of_products_and_transposed_convolutions() -> None:
     counts = count(capture(Attention(), (torch.randn(3, 5, 8),)))
     projections, attention, products, transposed = 5 * 8 * 32, 2 * 5 * 5 * 8, 2 * 5 * 5 * 8, 5 * 3 * 8 * 4
     assert counts.macs == projections + attention + products + transposed
+
+
+class Heads(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(8, 24), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        q, k, v = (part.unflatten(-1, (2, 4)).transpose(1, 2) for part in self.qkv(x).chunk(3, -1))
+        return self.out(nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2))
+
+
+def test_heads_and_groups_are_no_channels() -> None:
+    """A mask over rows would cut heads in pieces, and groups to different widths, of which nothing can go."""
+    (heads, *_) = channel_groups(capture(Heads(), (torch.randn(2, 5, 8),)))
+    assert "share one fate" in str(heads.frozen)
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1, groups=2), nn.Conv2d(8, 2, 1))
+    first, second, _ = channel_groups(capture(model, (torch.randn(2, 3, 4, 4),)))
+    assert "2 groups" in str(first.frozen)
+    assert "2 groups" in str(second.frozen)
