@@ -37,7 +37,7 @@ _FIXED: dict[str, Callable[[], Preset]] = {
     "rectified": _rectified,
     "gradual": lambda: Preset(HardMask(_UNUSED), "cubic"),
     "straight_through": lambda: Preset(HardMask(_UNUSED, revive=1.0), "cubic"),
-    "st3": lambda: Preset(ShrinkingMask(_UNUSED, power=1, rescale=True), "cubic"),
+    "st3": lambda: Preset(ShrinkingMask(_UNUSED, power=1), "cubic"),
     "feather": lambda: Preset(ShrinkingMask(_UNUSED, power=3), "cubic"),
 }
 PRESET_NAMES = ("paper", *_FIXED)

@@ -8,15 +8,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from pdp_export.pruning.methods import PRESET_NAMES, preset
+from pdp_export.pruning.methods import PRESET_NAMES, Method, preset
+from pdp_export.pruning.methods.shrinking import ShrinkingMask
 from tests.pruning.methods.products import gated_product
 
 WEIGHT = torch.tensor([-0.9, -0.3, -0.1, 0.0, 0.2, 0.3, 0.5, 1.2])
 
 
 def pruned(name: str, weight: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
+    return applied(preset(name).method, weight, threshold)
+
+
+def applied(method: Method, weight: Tensor, threshold: float) -> tuple[Tensor, Tensor]:
     leaf = weight.clone().requires_grad_()
-    masked = gated_product(leaf, torch.tensor(threshold), torch.tensor(1.0), preset(name).method)
+    masked = gated_product(leaf, torch.tensor(threshold), torch.tensor(1.0), method)
     masked.sum().backward()
     assert leaf.grad is not None
     return masked.detach(), leaf.grad
@@ -44,11 +49,19 @@ def test_feather_is_the_cube_root_threshold():
     assert bool((gradient == 1).all())
 
 
+def test_st3_is_the_soft_threshold():
+    """Without the scale of the paper, which cost five points on a small depthwise network."""
+    masked, gradient = pruned("st3", WEIGHT, 0.25)
+    torch.testing.assert_close(masked, WEIGHT.sign() * (WEIGHT.abs() - 0.25).clamp(min=0))
+    assert bool((gradient == 1).all())
+
+
 @given(threshold=st.floats(0.05, 0.8))
-def test_st3_shrinks_and_restores_the_mass_of_each_output_channel(threshold):
+def test_rescaling_restores_the_mass_of_each_output_channel(threshold):
     """The published form rescales by the kept share of |w| per output channel, and not the gradient."""
     weight = torch.randn(6, 5, 3, generator=torch.Generator().manual_seed(0))
-    masked, gradient = pruned("st3", weight, threshold)
+    method = ShrinkingMask(preset("st3").method.temperature, power=1, rescale=True)
+    masked, gradient = applied(method, weight, threshold)
     size = weight.abs()
     ratio = ((size * (size > threshold)).mean((1, 2), keepdim=True) + 1e-6) / (size.mean((1, 2), keepdim=True) + 1e-6)
     expected = weight.sign() * (size - threshold).clamp(min=0) * 1.01 / (ratio + 0.01)
