@@ -7,10 +7,8 @@ from typing import Any
 
 SEEDS = (100, 101, 102)
 
-# method -> changes, each a set of options of `pdp_export.Pruner` or of its schedule. {} is the base.
+# method -> changes, each a set of options of `pdp_export.Pruner`, its schedule or its preset. {} is the base.
 CHANGES: dict[str, tuple[Mapping[str, Any], ...]] = {
-    "pdp_default": ({}, {"allocation": "erk"}, {"reallocate": True}, {"refresh_every": 1}, {"ramp": "linear"}),
-    "pdp_rectified": ({}, {"allocation": "erk"}, {"reallocate": True}, {"refresh_every": 1}),
-    "st3": ({}, {"allocation": "erk"}, {"reallocate": True}),
-    "gradual": ({}, {"allocation": "erk"}, {"reallocate": True}),
+    "pdp_default": ({}, {"reallocate": True}, {"refresh_every": 1}, {"ramp": "linear"}),
+    "pdp_rectified": ({}, {"reallocate": False}, {"slope": "pdp"}, {"allocation": "erk"}, {"refresh_every": 1}),
 }

@@ -104,9 +104,9 @@ def test_comparison_pairs_the_best_preset_with_all():
 def test_ablation_is_the_gain_over_the_same_options():
     """A change must be compared with its own base, seed by seed."""
     base, other = {"lr": 0.1, "ramp_end": 0.5}, {"lr": 0.2, "ramp_end": 0.5}
-    rows = [row("st3", seed, 60.0 + seed, options=base, split="tuning") for seed in range(3)]
-    rows += [row("st3", seed, 61.0 + 1.1 * seed, options=base | {"allocation": "erk"}) for seed in range(3)]
-    rows += [row("st3", seed, 90.0, options=other) for seed in range(3)]
+    rows = [row("pdp_rectified", seed, 60.0 + seed, options=base, split="tuning") for seed in range(3)]
+    rows += [row("pdp_rectified", seed, 61.0 + 1.1 * seed, options=base | {"allocation": "erk"}) for seed in range(3)]
+    rows += [row("pdp_rectified", seed, 90.0, options=other) for seed in range(3)]
     (found,) = ablations(rows)
     assert found["change"] == {"allocation": "erk"}
     assert found["mean"] == pytest.approx(1.1)

@@ -12,10 +12,16 @@ from benchmarks.pruning_quality.methods.base import Attached, Setting
 from pdp_export.pruning import Pruner, Schedule, methods
 from pdp_export.pruning.methods import preset as named_preset
 from pdp_export.pruning.methods.shrinking import ShrinkingMask
+from pdp_export.pruning.methods.sigmoid import RectifiedMask
+from pdp_export.pruning.methods.temperature import Temperature
 
 
 class Preset(Attached):
-    """One preset; every option beside `ramp_end`, `ramp` and `rescale` (of ST-3) goes to the Pruner."""
+    """One preset.
+
+    Its own options are `ramp_end`, `ramp`, `rescale` (of ST-3) and `slope` ("pdp": rectified with kappa 4 and PDP's
+    slope, as it was before); all others go to the Pruner.
+    """
 
     def __init__(self, model: nn.Module, setting: Setting, preset: str) -> None:
         options = dict(setting.options)
@@ -44,9 +50,11 @@ class Preset(Attached):
 
 
 def _changed(chosen: methods.Preset, options: dict[str, Any]) -> methods.Preset:
-    if "rescale" not in options:
-        return chosen
-    return replace(chosen, method=ShrinkingMask(chosen.method.temperature, power=1, rescale=options.pop("rescale")))
+    if "rescale" in options:
+        return replace(chosen, method=ShrinkingMask(chosen.method.temperature, power=1, rescale=options.pop("rescale")))
+    if options.pop("slope", None) == "pdp":
+        return replace(chosen, method=RectifiedMask(Temperature(relative=True, start=4.0, end=4.0), backward=1.0))
+    return chosen
 
 
 def _pattern(setting: Setting) -> Any:
