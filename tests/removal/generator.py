@@ -1,0 +1,232 @@
+"""Random networks in which channels meet in every way that we know, and random masks on them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from random import Random
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+SIZE = 6
+"""Height and width of the images; every block keeps them."""
+
+ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.Hardswish, nn.Identity)
+
+
+class Residual(nn.Module):
+    """Add, maybe with an activation behind."""
+
+    def __init__(self, body: nn.Module, behind: nn.Module) -> None:
+        super().__init__()
+        self.body, self.behind = body, behind
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.behind(x + self.body(x))
+
+
+class Concatenation(nn.Module):
+    """Join a branch with its input."""
+
+    def __init__(self, body: nn.Module, first: bool) -> None:
+        super().__init__()
+        self.body, self.first = body, first
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = [x, self.body(x)]
+        return torch.cat(parts if self.first else parts[::-1], 1)
+
+
+class Split(nn.Module):
+    """Let half of the channels go through a body, and join or add the halves again."""
+
+    def __init__(self, body: nn.Module, add: bool) -> None:
+        super().__init__()
+        self.body, self.add = body, add
+
+    def forward(self, x: Tensor) -> Tensor:
+        left, right = x.chunk(2, 1)
+        left = self.body(left)
+        return left + right if self.add else torch.cat([right, left], 1)
+
+
+class Gate(nn.Module):
+    """Squeeze and excite."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.down, self.up = nn.Conv2d(width, inner, 1), nn.Conv2d(inner, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(self.up(F.relu(self.down(F.adaptive_avg_pool2d(x, 1)))))
+
+
+class Shuffle(nn.Module):
+    """Interleave the groups of a grouped convolution."""
+
+    def __init__(self, groups: int) -> None:
+        super().__init__()
+        self.groups = groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return x.view(n, self.groups, c // self.groups, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+class Attention(nn.Module):
+    """A transformer block on the pixels; `spelled` out by products of matrices."""
+
+    def __init__(self, width: int, heads: int, spelled: bool) -> None:
+        super().__init__()
+        self.heads, self.spelled = heads, spelled
+        self.norm, self.qkv, self.out = nn.LayerNorm(width), nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, 2 * width), nn.Linear(2 * width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x = x.flatten(2).transpose(1, 2)
+        parts = self.qkv(self.norm(x)).chunk(3, -1)
+        q, k, v = (part.view(n, h * w, self.heads, c // self.heads).transpose(1, 2) for part in parts)
+        if self.spelled:
+            y = torch.softmax(q @ k.transpose(-1, -2) * (c // self.heads) ** -0.5, -1) @ v
+        else:
+            y = F.scaled_dot_product_attention(q, k, v)
+        x = x + self.out(y.transpose(1, 2).reshape(n, h * w, c))
+        x = x + self.down(F.gelu(self.up(x)))
+        return x.transpose(1, 2).reshape(n, c, h, w)
+
+
+class Head(nn.Module):
+    """From maps to numbers: by the mean, or pixel by pixel."""
+
+    def __init__(self, width: int, flat: bool) -> None:
+        super().__init__()
+        self.flat = flat
+        self.linear = nn.Linear(width * 4 if flat else width, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(F.adaptive_avg_pool2d(x, 2).flatten(1) if self.flat else x.mean((2, 3)))
+
+
+@dataclass
+class Builder:
+    """Draws blocks; `kinds` records what was used."""
+
+    draw: Random
+    kinds: list[str] = field(default_factory=list)
+
+    def network(self, blocks: int) -> nn.Sequential:
+        """Return a network from images (N, 3, SIZE, SIZE) to three numbers."""
+        width = self.draw.choice((4, 6, 8))
+        layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
+        for _ in range(blocks):
+            block, width = self.block(width, depth=2)
+            layers.append(block)
+        return nn.Sequential(*layers, Head(width, self.draw.random() < 0.3))
+
+    def block(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        """Return a block and the width of its result; nested ones have less depth."""
+        nested = ("residual", "concatenation", "split") if depth else ()
+        makers: dict[str, Callable[[int, int], tuple[nn.Module, int]]] = {
+            name: getattr(self, f"_{name}")
+            for name in ("plain", "plain", "grouped", "depthwise", "gate", "attention", "resized", *nested, *nested)
+        }
+        names = [name for name in makers if width % 2 == 0 or name not in ("split", "grouped", "attention")]
+        name = self.draw.choice(names)
+        self.kinds.append(name)
+        return makers[name](width, depth)
+
+    def same(self, width: int, depth: int) -> nn.Module:
+        """Return a body that keeps the width."""
+        body, out = self.block(width, depth - 1)
+        return body if out == width else nn.Sequential(body, self._convolution(out, width))
+
+    def _convolution(self, width: int, out: int, groups: int = 1) -> nn.Sequential:
+        size = self.draw.choice((1, 3, 3))
+        layers: list[nn.Module] = [
+            nn.Conv2d(width, out, size, padding=size // 2, groups=groups, bias=self.draw.random() < 0.5)
+        ]
+        if self.draw.random() < 0.6:
+            layers.append(nn.BatchNorm2d(out))
+        return nn.Sequential(*layers, self.draw.choice(ACTIVATIONS)())
+
+    def _plain(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        del depth
+        out = self.draw.choice((3, 4, 6, 8))
+        return self._convolution(width, out), out
+
+    def _grouped(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        del depth
+        layers = [self._convolution(width, 2 * width, groups=2)]
+        return nn.Sequential(*layers, Shuffle(2)) if self.draw.random() < 0.5 else layers[0], 2 * width
+
+    def _depthwise(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        del depth
+        times = self.draw.choice((1, 1, 2))
+        return self._convolution(width, times * width, groups=width), times * width
+
+    def _gate(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        del depth
+        return Gate(width, max(width // 2, 2)), width
+
+    def _attention(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        del depth
+        return Attention(width, 2, self.draw.random() < 0.5), width
+
+    def _resized(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        del depth
+        kinds: tuple[nn.Module, ...] = (
+            nn.Sequential(nn.MaxPool2d(2), nn.Upsample(scale_factor=2)),
+            nn.Sequential(nn.AvgPool2d(2), nn.ConvTranspose2d(width, width, 2, stride=2)),
+            nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(width, width, 3)),
+            nn.MaxPool2d(3, stride=1, padding=1),
+        )
+        return self.draw.choice(kinds), width
+
+    def _residual(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        return Residual(self.same(width, depth), self.draw.choice(ACTIVATIONS)()), width
+
+    def _concatenation(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        body, out = self.block(width, depth - 1)
+        return Concatenation(body, self.draw.random() < 0.5), width + out
+
+    def _split(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        add = self.draw.random() < 0.5
+        return Split(self.same(width // 2, depth), add), width // 2 if add else width
+
+
+def masked(model: nn.Module, draw: Random) -> nn.Module:
+    """Zero random filters (with their bias, or not) and random input columns; give BatchNorms what training leaves."""
+    generator = torch.Generator().manual_seed(draw.randrange(1 << 30))
+    share = draw.choice((0.1, 0.3, 0.6))
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            for tensor, low, high in (
+                (module.weight, 0.5, 1.5),
+                (module.bias, -1, 1),
+                (module.running_mean, -0.5, 0.5),
+            ):
+                tensor.data.uniform_(low, high, generator=generator)
+            module.running_var.uniform_(0.5, 1.5, generator=generator)
+        if isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
+            _mask(module, share, draw, generator)
+    return model
+
+
+def _mask(
+    module: nn.Conv2d | nn.Linear | nn.ConvTranspose2d, share: float, draw: Random, generator: torch.Generator
+) -> None:
+    rows = 1 if isinstance(module, nn.ConvTranspose2d) else 0
+
+    def dead(axis: int) -> Tensor:
+        return torch.rand(module.weight.shape[axis], generator=generator) < share
+
+    if draw.random() < 0.7:
+        chosen = dead(rows)
+        module.weight.data.movedim(rows, 0)[chosen] = 0
+        if module.bias is not None and rows == 0 and draw.random() < 0.7:
+            module.bias.data[chosen] = 0
+    if draw.random() < 0.7:
+        module.weight.data.movedim(1 - rows, 0)[dead(1 - rows)] = 0
