@@ -16,6 +16,7 @@ from pdp_export.graph.capture import Dynamic, quiet_export
 from pdp_export.graph.channel_trace import trace
 from pdp_export.graph.counting import count_module
 from pdp_export.graph.facts import channel_facts
+from pdp_export.removal.costs import CostModel, Objective, cost_model
 from pdp_export.removal.planning import Plan, plan_removal
 from pdp_export.removal.proof import Expected, Inputs, prove
 from pdp_export.removal.records import RemovalReport
@@ -40,6 +41,7 @@ def remove_channels(
     target: str | None = None,
     dynamic: Dynamic | None = None,
     align: int = 1,
+    objective: Objective = "latency",
 ) -> Removed:
     """Return the same function with every channel gone that contributes nothing.
 
@@ -51,17 +53,20 @@ def remove_channels(
         target: The target that the result is for; recorded in messages, plans do not differ yet.
         dynamic: Input index -> axis -> name.
         align: Widths are filled with dead channels up to a multiple of this, never beyond the original.
+        objective: What decides whether a layer gets copies in front or behind, so that it works on fewer channels
+            than its neighbours hold: estimated "latency", stored "size", or "macs" alone.
 
     Raises:
         CaptureError: torch.export cannot capture the module.
         RemovalError: a weight is NaN or infinite.
         ProofError: the result differs by more than 1e-12 of max|y| in float64; there is no result then.
-        UsageError: `align` is not positive.
+        UsageError: `align` is not positive, or the objective is unknown.
     """
     if align < 1:
         raise UsageError(f"align is {align}, it must be at least 1", where="align", hint="use 8 or 16, or leave it out")
+    cost = cost_model(objective, align)
     prepared = prepare(model, example_inputs, dynamic)
-    edited, report = remove_from(prepared, align, stage=f"removing channels for {target or 'any target'}")
+    edited, report = remove_from(prepared, align, cost, stage=f"removing channels for {target or 'any target'}")
     program = recapture(edited, prepared)
     module = program.module(check_guards=False)
     before, after = count_module(prepared.folded), count_module(module)
@@ -74,13 +79,13 @@ def remove_channels(
     return Removed(module, program, report.model_copy(update=figures))
 
 
-def remove_from(prepared: Prepared, align: int, *, stage: str) -> tuple[GraphModule, RemovalReport]:
+def remove_from(prepared: Prepared, align: int, cost: CostModel, *, stage: str) -> tuple[GraphModule, RemovalReport]:
     """Plan, rewrite and prove in float64; the report lacks only the counts."""
     with quiet_export():
         edited = copy.deepcopy(prepared.folded)
     traced = trace(edited)
-    plan = plan_removal(traced, channel_facts(edited), align)
-    report = removal_report(plan, align=align)
+    plan = plan_removal(traced, channel_facts(edited), align, cost)
+    report = removal_report(plan, align=align, cost_of=cost.name)
     apply_plan(plan)
     error = prove(prepared.original, edited, prepared.cases, stage=stage, expected=_expected(plan, prepared))
     proof = {"proof_error": max(error, prepared.error), "proof_cases": len(prepared.cases)}
@@ -98,6 +103,8 @@ def _expected(plan: Plan, prepared: Prepared) -> Expected:
                 value = value.index_select(axis, torch.from_numpy(kept))
         if value is None or channels is None:
             return value
+        if node in plan.narrowed:
+            return None  # its rows stand in their places only behind the copy that follows
         if plan.fillers[plan.roots[channels.slots]].any():
             return None  # where nobody reads a filler, its value is free
         return value.index_select(channels.axis, torch.from_numpy(plan.kept(channels.slots)))

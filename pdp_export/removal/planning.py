@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 from torch.fx import Node
 
 from pdp_export.graph.facts import Facts
 from pdp_export.graph.nodes import layer_of
-from pdp_export.graph.slots import Ids, SplitChannels
+from pdp_export.graph.slots import Ids, SplitChannels, Use
 from pdp_export.graph.tracing import Trace
+from pdp_export.removal.costs import CostModel
 from pdp_export.removal.grouping import groupings
+from pdp_export.removal.narrowing import Narrowing, narrowed
 from pdp_export.removal.readers import Mask, Merge, Reader, readers_of
+from pdp_export.removal.records import LayerChoice
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Plan:
     """What goes. All arrays are indexed by slot; only representatives count.
 
     `removed` is what goes; `fillers` could go and stay to fill a width (or as the last channel);
-    `blocked` says why a slot stays; `merges` which constant column of a reader takes over the others.
+    `blocked` says why a slot stays; `merges` which constant column of a reader takes over the others;
+    `narrowed` which layers work on fewer channels than stay, by which `choices`.
     """
 
     trace: Trace
@@ -31,6 +35,15 @@ class Plan:
     blocked: dict[int, str]
     readers: list[Reader]
     merges: list[Merge]
+    narrowed: Mapping[Node, Narrowing] = field(default_factory=dict)
+    choices: Sequence[LayerChoice] = ()
+
+    def stay(self, use: Use) -> Ids:
+        """Return the positions along the axis of a stored tensor that stay."""
+        narrow = self.narrowed.get(use.node)
+        if narrow is None:
+            return self.kept(use.slots)
+        return narrow.columns if use.role == "consumer" else narrow.rows
 
     def kept(self, slots: Ids) -> Ids:
         """Return the positions along an axis that stay."""
@@ -43,13 +56,14 @@ class Plan:
         return [np.flatnonzero(kept.any(axes)) for axes in others]
 
 
-def plan_removal(trace: Trace, facts: Facts, align: int) -> Plan:
+def plan_removal(trace: Trace, facts: Facts, align: int, cost: CostModel) -> Plan:
     """Find every removable channel, then put some back so that widths are multiples of `align`.
 
     A channel may go when it is not frozen, when no tensor holds it live (needed and dependent on the
     input), and when every layer that reads it as a constant can do without: one without padding takes it
     into its bias, one with padding keeps a single constant channel in the place of all of them, which is
-    exact at the border too.
+    exact at the border too. Layers that could do with fewer channels than stay are narrowed where `cost`
+    says that it pays.
     """
     roots, frozen = trace.slots.roots(), trace.slots.frozen()
     readers = readers_of(trace, facts, roots)
@@ -62,7 +76,8 @@ def plan_removal(trace: Trace, facts: Facts, align: int) -> Plan:
             reasons.setdefault(root, reason)
     merges = [merge for reader in readers if (merge := reader.merge(blocked)) is not None]
     removed = _filled(trace, roots, ~blocked, align)
-    return Plan(trace, roots, removed, ~blocked & ~removed, reasons, readers, merges)
+    narrow, choices = narrowed(trace, facts, readers, removed, cost, align)
+    return Plan(trace, roots, removed, ~blocked & ~removed, reasons, readers, merges, narrow, choices)
 
 
 def _live(trace: Trace, facts: Facts, roots: Ids) -> Iterator[tuple[int, str]]:
@@ -85,7 +100,7 @@ def _living(trace: Trace, facts: Facts, node: Node) -> Ids:
 def _read(readers: list[Reader]) -> Iterator[tuple[int, str]]:
     """Yield the slots that a layer reads and cannot do without."""
     for reader in readers:
-        columns = reader.touched[reader.needed].any(0) & ~np.isfinite(reader.constants)
+        columns = reader.touched[reader.matters].any(0) & ~np.isfinite(reader.constants)
         reason = (
             f"{layer_of(reader.use.node)} reads it, and it is not one constant everywhere "
             "(another branch, or padding before)"

@@ -37,24 +37,28 @@ class Reader:
     """A weight that reads channels.
 
     `columns` and `rows` are representatives of the slots along its input and output axis, `touched`
-    (rows x columns) says where any weight is not zero, `needed` which rows anything needs,
+    (rows x columns) says where any weight is not zero, `matters` which rows are needed, or constants
+    that others count on;
     `constants` what each column reads (NaN: it depends on the input). `editable`: the weight is this
-    layer's own and of one group; `foldable`: a constant can also move exactly into the bias.
+    layer's own and of one group; `foldable`: a constant can also move exactly into the bias, which is
+    its own (`owns_bias`). `taps`: how many weights join a row and a column.
     """
 
     use: Use
     columns: Ids
     rows: Ids
     touched: Mask
-    needed: Mask
+    matters: Mask
     constants: Vector
     foldable: bool
     editable: bool
+    owns_bias: bool
+    taps: int
 
     def debts(self, blocked: Mask) -> Mask:
         """Return the columns that may go while a row that stays counts on their constant, which is not zero."""
         known = np.isfinite(self.constants) & (self.constants != 0) & ~blocked[self.columns]
-        return cast(Mask, self.touched[self.needed & blocked[self.rows]].any(0) & known)
+        return cast(Mask, self.touched[self.matters & blocked[self.rows]].any(0) & known)
 
     def owing(self, blocked: Mask) -> Mask:
         """Return the columns that have to stay for the sake of `debts`: none, all, or one for all."""
@@ -105,28 +109,33 @@ def readers_of(trace: Trace, facts: Facts, roots: Ids) -> list[Reader]:
 
 
 def _reader(trace: Trace, facts: Facts, use: Use, roots: Ids) -> Reader:
-    touched = (lines(trace.module, use) != 0).any(2).numpy()
+    weight = lines(trace.module, use)
     made = next(item for item in trace.uses if item.node is use.node and item.role == "filter")
     bias = argument(use.node, "bias")
     own = len(argument(use.node, "weight").users) == 1
+    owns_bias = bias is None or len(bias.users) == 1
     closed = is_padded(use.node) or operator(use.node) in TRANSPOSED_CONVOLUTIONS
     return Reader(
         use,
         roots[use.slots],
         roots[made.slots],
-        touched,
-        _needed(trace, facts, use.node),
+        (weight != 0).any(2).numpy(),
+        _matters(trace, facts, use.node),
         _constants(trace, facts, use),
-        foldable=own and not closed and (bias is None or len(bias.users) == 1),
+        foldable=own and not closed and owns_bias,
         editable=own and use.role != "grouped",
+        owns_bias=owns_bias,
+        taps=weight.shape[2],
     )
 
 
-def _needed(trace: Trace, facts: Facts, node: Node) -> Mask:
+def _matters(trace: Trace, facts: Facts, node: Node) -> Mask:
     made = trace.channels(node)
     if made is None:
         raise TypeError(f"{node} makes no channels")
-    return cast(Mask, grids.line(facts.need(node), made.axis, len(made.slots)).numpy())
+    count = len(made.slots)
+    constant = grids.line(facts.constant(node), made.axis, count).isfinite()
+    return cast(Mask, (grids.line(facts.need(node), made.axis, count) | constant).numpy())
 
 
 def _constants(trace: Trace, facts: Facts, use: Use) -> Vector:

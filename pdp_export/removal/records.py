@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pdp_export.results import Record, Skipped
 
 
@@ -25,6 +27,18 @@ class LayerChange(Record):
     reason: str = ""
 
 
+class LayerChoice(Record):
+    """A layer that could work on fewer channels than its neighbours hold.
+
+    `costs` are in the unit that the report names as `cost_of`, by option: "as it is", "select" (a gather in front),
+    "expand" (one behind), or both.
+    """
+
+    layer: str
+    costs: Mapping[str, float]
+    chosen: str
+
+
 class RemovalReport(Record):
     """The whole program.
 
@@ -44,6 +58,8 @@ class RemovalReport(Record):
     proof_limit: float
     proof_cases: int
     nothing_removed: str = ""
+    cost_of: str = ""
+    choices: tuple[LayerChoice, ...] = ()
 
     @property
     def removed_filters(self) -> int:

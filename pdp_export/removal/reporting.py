@@ -13,7 +13,7 @@ from pdp_export.removal.records import LayerChange, RemovalReport
 from pdp_export.results import Skipped
 
 
-def removal_report(plan: Plan, *, align: int) -> RemovalReport:
+def removal_report(plan: Plan, *, align: int, cost_of: str) -> RemovalReport:
     """Describe a plan before it is carried out; counts and proof are filled in afterwards."""
     layers = tuple(_layer(plan, weight, align) for weight in _weights(plan))
     skipped = tuple(
@@ -31,6 +31,8 @@ def removal_report(plan: Plan, *, align: int) -> RemovalReport:
         proof_limit=LIMIT,
         proof_cases=0,
         nothing_removed=_nothing_removed(layers),
+        cost_of=cost_of,
+        choices=tuple(plan.choices),
     )
 
 
@@ -47,7 +49,7 @@ def _layer(plan: Plan, weight: str, align: int) -> LayerChange:
     after = list(shape)
     for use in (outputs, inputs):
         if use is not None:
-            after[use.axis] = len(plan.kept(use.slots))
+            after[use.axis] = len(plan.stay(use))
     grouped = _use(plan, weight, "grouped")
     if grouped is not None:
         parts = grouped.slots.reshape(argument(grouped.node, "groups"), -1)

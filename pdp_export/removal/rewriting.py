@@ -18,13 +18,13 @@ from pdp_export.graph.nodes import (
     set_argument,
     stored,
     tensor_of,
-    value,
 )
 from pdp_export.graph.slots import Channels
+from pdp_export.removal.copies import gather, insert_copies
 from pdp_export.removal.folding import bias_name, drop_unused_tensors, set_bias
 from pdp_export.removal.grouping import Grouping, groupings
 from pdp_export.removal.planning import Plan
-from pdp_export.removal.readers import Merge, Reader, lines
+from pdp_export.removal.readers import Mask, Merge, Reader, lines
 
 
 def apply_plan(plan: Plan) -> None:
@@ -33,13 +33,20 @@ def apply_plan(plan: Plan) -> None:
     for reader in plan.readers:
         _fold_constants(module, plan, reader)
     for merge in plan.merges:
-        _merge_constants(module, plan, merge)
+        if merge.reader.use.node not in plan.narrowed:
+            _merge_constants(module, merge, _lost(plan, merge.reader) & merge.columns)
+    for reader in plan.readers:
+        narrow = plan.narrowed.get(reader.use.node)
+        if narrow is not None and narrow.keeper is not None:
+            constant = np.isfinite(reader.constants) & (reader.constants != 0)
+            _merge_constants(module, Merge(reader, narrow.keeper, constant), _lost(plan, reader) & constant)
     _slice_tensors(module, plan)
     nodes = [node for node in module.graph.nodes if node.op == "call_function"]
     for node in nodes:
         _correct_sizes(plan, node)
     for node in nodes:
-        _gather(module, plan, node)
+        _gather(plan, node)
+    insert_copies(plan)
     module.graph.eliminate_dead_code()
     drop_unused_tensors(module)
     module.recompile()
@@ -47,7 +54,7 @@ def apply_plan(plan: Plan) -> None:
 
 def _fold_constants(module: GraphModule, plan: Plan, reader: Reader) -> None:
     """Move what removed constant channels contribute into the reader's bias: b' = b + sum_c (sum_k W[:, c, k]) x_c."""
-    gone = plan.removed[reader.columns] & np.isfinite(reader.constants) & (reader.constants != 0)
+    gone = _lost(plan, reader) & np.isfinite(reader.constants) & (reader.constants != 0)
     gone &= reader.touched.any(0)
     if not gone.any() or not reader.foldable:
         return
@@ -57,15 +64,23 @@ def _fold_constants(module: GraphModule, plan: Plan, reader: Reader) -> None:
     if old is not None:
         replace_tensor(module, str(argument(node, "bias").target), old.detach() + shift)
     else:  # a new bias, which no use in the trace will slice
-        shift = shift[torch.from_numpy(plan.kept(reader.rows))]
+        rows = plan.narrowed[node].rows if node in plan.narrowed else plan.kept(reader.rows)
+        shift = shift[torch.from_numpy(rows)]
         replace_tensor(module, bias_name(name), shift)
         set_bias(module, node, bias_name(name), shift)
 
 
-def _merge_constants(module: GraphModule, plan: Plan, merge: Merge) -> None:
+def _lost(plan: Plan, reader: Reader) -> Mask:
+    """Return the columns that the reader loses."""
+    lost = np.ones(len(reader.columns), dtype=bool)
+    lost[plan.stay(reader.use)] = False
+    return lost
+
+
+def _merge_constants(module: GraphModule, merge: Merge, lost: Mask) -> None:
     """Let one constant channel bring what those that go would: W'[:, r] = W[:, r] + sum_c W[:, c] x_c / x_r."""
     reader = merge.reader
-    gone = torch.from_numpy(np.flatnonzero(plan.removed[reader.columns] & merge.columns))
+    gone = torch.from_numpy(np.flatnonzero(lost))
     name, axis = reader.use.tensor, reader.use.axis
     weight = tensor_of(module, name).detach().clone().movedim(axis, 0)
     share = torch.from_numpy(reader.constants)[gone] / reader.constants[merge.into]
@@ -79,7 +94,7 @@ def _slice_tensors(module: GraphModule, plan: Plan) -> None:
         _slice_groups(module, plan, item)
     done: set[tuple[str, int]] = set()
     for use in plan.trace.uses:
-        kept = plan.kept(use.slots)
+        kept = plan.stay(use)
         if (use.tensor, use.axis) in done or use.tensor in grouped or len(kept) == len(use.slots):
             continue
         done.add((use.tensor, use.axis))
@@ -154,23 +169,18 @@ def _split(plan: Plan, node: Node) -> None:
     node.args, node.kwargs = (node.args[0], sizes, axis), {}
 
 
-def _gather(module: GraphModule, plan: Plan, node: Node) -> None:
+def _gather(plan: Plan, node: Node) -> None:
     """Replace a chain of views that shuffles channels, whose factors may no longer be whole numbers, by one gather."""
     channels = plan.trace.channels(node)
     if channels is None or channels.origin is None or channels.order is None or _removes_nothing(plan, channels):
         return
     source = plan.trace.channels(channels.origin)
-    if source is None:
-        return
-    places = np.searchsorted(plan.kept(source.slots), channels.order[plan.kept(channels.slots)])
-    name = f"{node.name}_order"
-    module.register_buffer(name, torch.from_numpy(places))
-    with module.graph.inserting_before(node):
-        order = module.graph.get_attr(name)
-        gathered = module.graph.call_function(aten.index_select.default, (channels.origin, channels.axis, order))
-    gathered.meta = {**node.meta, "val": value(node)}
-    order.meta = {"val": torch.from_numpy(places)}
-    node.replace_all_uses_with(gathered)
+    if source is not None:
+        places = np.searchsorted(plan.kept(source.slots), channels.order[plan.kept(channels.slots)])
+        with node.graph.inserting_before(node):
+            gathered = gather(plan.trace.module, channels.origin, channels.axis, places, node.name)
+        gathered.meta = dict(node.meta)
+        node.replace_all_uses_with(gathered)
 
 
 def _removes_nothing(plan: Plan, channels: Channels) -> bool:

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pdp_export.graph.capture import capture
 from pdp_export.removal.channel_removal import remove_from
+from pdp_export.removal.costs import Macs
 from pdp_export.removal.proof import LIMIT
 from pdp_export.removal.simplification import prepare
 from tests.removal.generator import SIZE, Builder, masked
@@ -26,7 +27,7 @@ def check(seed: int, align: int = 1) -> list[str]:
     builder = Builder(draw)
     model = masked(builder.network(draw.randint(1, 5)), draw).eval()
     program = capture(model, (torch.randn(2, 3, SIZE, SIZE),), {0: {0: "batch"}})
-    _, report = remove_from(prepare(program, None, None), align, stage="test")
+    _, report = remove_from(prepare(program, None, None), align, Macs(), stage="test")
     assert report.proof_error <= LIMIT
     return builder.kinds
 
