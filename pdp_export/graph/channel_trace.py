@@ -7,7 +7,15 @@ from operator import getitem
 from torch.fx import GraphModule, Node
 
 from pdp_export.graph import operators as families
-from pdp_export.graph.nodes import BATCH_NORM, CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, aten, operator
+from pdp_export.graph.nodes import (
+    BATCH_NORM,
+    CONVOLUTIONS,
+    TRANSPOSED_CONVOLUTIONS,
+    aten,
+    is_sized,
+    is_tensor,
+    operator,
+)
 from pdp_export.graph.rules_elementwise import elementwise
 from pdp_export.graph.rules_heads import attention, each_element, product, same_split, softmax
 from pdp_export.graph.rules_layers import batch_norm, convolution, linear, transposed_convolution
@@ -32,6 +40,7 @@ RULES: dict[object, Rule] = {
     aten.cat: concatenation,
     **dict.fromkeys(families.PRODUCTS, product),
     **dict.fromkeys(families.SOFTMAXES, softmax),
+    **dict.fromkeys({aten.masked_fill, aten.where}, elementwise),
 }
 """Operator -> rule. An operator that is not here freezes the channels that reach it."""
 
@@ -70,6 +79,8 @@ def _flow(result: Trace, node: Node) -> Flow:
         source, position = node.args
         flow = result.flows.get(source) if isinstance(source, Node) else None
         return flow[position] if isinstance(flow, tuple) and isinstance(position, int) else None
+    if not all(is_sized(item) for item in (node, *node.all_input_nodes) if is_tensor(item)):
+        return without_rule(result, node, "has a size that is known only when it runs")
     split = any(result.split(source) is not None for source in node.all_input_nodes)
     rule = (SPLIT_RULES if split else RULES).get(operator(node), without_rule)
     return rule(result, node)

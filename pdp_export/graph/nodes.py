@@ -68,6 +68,16 @@ def hint(size: int | torch.SymInt) -> int:
     return int(size.node.hint) if isinstance(size, torch.SymInt) else int(size)
 
 
+def is_fixed(size: int | torch.SymInt) -> bool:
+    """Tell whether a size is a number, not dynamic."""
+    return isinstance(size, int)
+
+
+def is_sized(node: Node) -> bool:
+    """Tell whether every size of a tensor is known while tracing; what nonzero() returns has one that is not."""
+    return all(is_fixed(size) or size.node.hint is not None for size in value(node).shape)
+
+
 def value(node: Node) -> Any:
     """Return the traced (fake) value: a tensor, a number, or a list of them."""
     return node.meta["val"]

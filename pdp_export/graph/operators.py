@@ -32,6 +32,9 @@ SPATIAL = {
 PADDING = {aten.constant_pad_nd, aten.pad}
 """Extend the last axes."""
 
+CUTS = {aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind}
+"""Take parts of one axis."""
+
 REDUCTIONS = {aten.mean, aten.sum, aten.amax, aten.amin}
 """Remove axes."""
 
@@ -41,7 +44,7 @@ MOVEMENT = {
 }  # fmt: skip
 """Only rearrange elements."""
 
-SIZES = {aten.sym_size, aten.sym_stride, aten.sym_numel}
+SIZES = {aten.sym_size, aten.sym_stride, aten.sym_numel, aten._assert_tensor_metadata}
 """Read the shape, not the values."""
 
 CHOICES = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from torch.fx import Node
 
 from pdp_export.graph.nodes import argument, is_tensor, shape
-from pdp_export.graph.slots import Channels, Ids, SplitChannels
+from pdp_export.graph.slots import Channels, Contraction, Ids, SplitChannels
 from pdp_export.graph.tracing import Flow, Trace, collapse, without_rule
 
 _MATRIX = 2
@@ -19,7 +21,7 @@ def attention(trace: Trace, node: Node) -> Flow:
     if query is None or key is None or values is None or {query.axes, key.axes, values.axes} != {(head, head + 2)}:
         return without_rule(trace, node, "has no axis of heads that could be followed")
     mask = argument(node, "attn_mask")
-    if mask is not None and len(shape(mask)) > head and shape(mask)[head] != 1:
+    if mask is not None and len(shape(mask)) > _MATRIX and shape(mask)[-3] != 1:
         return without_rule(trace, node, "has a mask for each head")
     _tie_heads(trace, query, key)
     _tie_heads(trace, query, values)
@@ -36,6 +38,8 @@ def product(trace: Trace, node: Node) -> Flow:
     heads = [_heads(trace, item, rank) for item in (first, second)]
     if heads[0] is not None and heads[1] is not None and heads[0][0] == heads[1][0]:
         axis = heads[0][0]
+        if len(heads[0][1]) != len(heads[1][1]):
+            return without_rule(trace, node, "spreads one channel over many")
         trace.slots.unite(heads[0][1], heads[1][1])
         split = trace.split(second)
         if split is not None and split.axes == (axis, rank - 1):
@@ -65,6 +69,7 @@ def _contraction(trace: Trace, node: Node, first: Node, second: Node) -> Flow:
     if left is None or right is None or (left.axis, right.axis) != (rank - 1, rank - 2):
         return without_rule(trace, node, "mixes channels that could not be followed")
     trace.slots.unite(left.slots, right.slots)
+    trace.contractions.append(Contraction(node, first, second))
     return None
 
 
@@ -100,7 +105,8 @@ def each_element(trace: Trace, node: Node) -> Flow:
         axis = axes[0] - (rank - len(shape(source)))
         if trace.channels(source) is not None or (axis >= 0 and shape(source)[axis] != 1):
             return without_rule(trace, node, f"joins heads with {source}, which differs between them")
-        trace.account(source, node)
+        if math.prod(shape(source)) == 1:
+            trace.account(source, node)
     return SplitChannels(axes, slots)
 
 

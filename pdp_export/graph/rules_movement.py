@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.fx import Node
 from torch.fx.node import map_aggregate
 
-from pdp_export.graph.nodes import aten, has_argument, hint, operator, shape, value
+from pdp_export.graph.nodes import argument, aten, has_argument, hint, operator, shape, value
 from pdp_export.graph.slots import Channels, Ids, SplitChannels
 from pdp_export.graph.tracing import Flow, Trace, collapse, without_rule
 
@@ -33,7 +33,9 @@ def movement(trace: Trace, node: Node) -> Flow:
     carried = trace.channels(source) or trace.split(source)
     if carried is None or not isinstance(source, Node):
         return None
-    if operator(node) is aten.squeeze and not has_argument(node, "dim"):
+    if node.target is aten.view.dtype:
+        return without_rule(trace, node, "reads the bits as other numbers")
+    if operator(node) is aten.squeeze and _squeezes(node, carried):
         return without_rule(trace, node, "would also squeeze a single remaining channel")
     parts = [_located(trace, node, source, carried, part) for part in _moved_numbers(node, source, carried)]
     if any(part is None for part in parts):
@@ -41,8 +43,21 @@ def movement(trace: Trace, node: Node) -> Flow:
     return tuple(parts) if isinstance(value(node), list | tuple) else parts[0]
 
 
+def _axes(carried: Channels | SplitChannels) -> tuple[int, ...]:
+    return (carried.axis,) if isinstance(carried, Channels) else carried.axes
+
+
+def _squeezes(node: Node, carried: Channels | SplitChannels) -> bool:
+    """Tell whether a channel axis would be dropped if one channel remained."""
+    if not has_argument(node, "dim"):
+        return True
+    dims = argument(node, "dim")
+    rank = len(shape(node.all_input_nodes[0]))
+    return bool({axis % rank for axis in ([dims] if isinstance(dims, int) else dims)} & set(_axes(carried)))
+
+
 def _moved_numbers(node: Node, source: Node, carried: Channels | SplitChannels) -> list[Tensor]:
-    axes = (carried.axis,) if isinstance(carried, Channels) else carried.axes
+    axes = _axes(carried)
     numbers = torch.arange(carried.slots.size)
     size = shape(source)
     tensor = numbers.view([size[axis] if axis in axes else 1 for axis in range(len(size))]).expand(size)
@@ -63,7 +78,7 @@ def _located(
 ) -> Channels | SplitChannels | None:
     """Find the axes along which the channel numbers vary, and read them off."""
     axes = tuple(axis for axis in range(moved.dim()) if _varies(moved, axis))
-    if not axes or any(_is_dynamic(node, axis) for axis in axes):
+    if not axes or any(_is_dynamic(node, axis) for axis in axes) or _skips(node):
         return None
     index = _lines(moved, axes)
     if operator(node) in _WHOLE and not np.array_equal(index.ravel(), np.arange(carried.slots.size)):
@@ -81,6 +96,10 @@ def _located(
         collapse(trace, carried)
         origin = order = None
     return Channels(axes[0], slots, None, None, origin, order)
+
+
+def _skips(node: Node) -> bool:
+    return operator(node) is aten.slice and argument(node, "step") != 1
 
 
 def _gatherable(trace: Trace, node: Node, origin: Node, axis: int) -> bool:

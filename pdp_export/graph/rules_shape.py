@@ -62,7 +62,8 @@ def reduction(trace: Trace, node: Node) -> Flow:
 
 def concatenation(trace: Trace, node: Node) -> Flow:
     """Concatenate: along the channel axis the slots queue up, along another one they are united."""
-    sources, rank = list(argument(node, "tensors")), len(shape(node))
+    rank = len(shape(node))
+    sources = [source for source in argument(node, "tensors") if len(shape(source)) == rank]  # or an empty vector
     axis = argument(node, "dim") % rank
     carried = [trace.channels(source) for source in sources]
     known = [channels for channels in carried if channels is not None]

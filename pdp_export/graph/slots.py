@@ -76,6 +76,15 @@ class Join:
     slots: Ids
 
 
+@dataclass(frozen=True)
+class Contraction:
+    """A product of two tensors that sums over their channels: two constants there make a third."""
+
+    node: Node
+    first: Node
+    second: Node
+
+
 class SlotTable:
     """A union-find over slots, with the reasons why some are frozen."""
 

@@ -9,7 +9,7 @@ import numpy as np
 from torch.fx import GraphModule, Node
 
 from pdp_export.graph.nodes import layer_of, operator_name, tensor_of
-from pdp_export.graph.slots import Channels, Ids, Join, Role, SlotTable, SplitChannels, Ties, Use
+from pdp_export.graph.slots import Channels, Contraction, Ids, Join, Role, SlotTable, SplitChannels, Ties, Use
 
 Flow = Channels | SplitChannels | tuple[Channels | SplitChannels | None, ...] | None
 """What a node carries: channels, several tensors (a chunk), or nothing that can be followed."""
@@ -30,6 +30,7 @@ class Trace:
     flows: dict[Node, Flow] = field(default_factory=dict)
     uses: list[Use] = field(default_factory=list)
     joins: list[Join] = field(default_factory=list)
+    contractions: list[Contraction] = field(default_factory=list)
     _by_axis: dict[tuple[str, int], Ids] = field(default_factory=dict)
     _accounted: set[tuple[Node, Node]] = field(default_factory=set)
 

@@ -85,7 +85,8 @@ def _fold(module: GraphModule, layer: Node, norm: Node) -> None:
     shift = (-mean if old is None else old - mean) * scale
     bias = shift if beta is None else shift + beta
     replace_tensor(module, weight_name, _scaled(tensor_of(module, weight_name), scale, layer))
-    name = bias_name(weight_name)
+    given = argument(layer, "bias")
+    name = str(given.target) if given is not None and len(given.users) == 1 else new_bias_name(module, weight_name)
     replace_tensor(module, name, bias)
     set_bias(module, layer, name, bias)
 
@@ -99,11 +100,14 @@ def _scaled(weight: Tensor, scale: Tensor, layer: Node) -> Tensor:
     return weight * scale.view(-1, *[1] * (weight.dim() - 1))
 
 
-def bias_name(weight_name: str) -> str:
-    """Return the name that the bias of a layer has, or gets: the weight's neighbour."""
+def new_bias_name(module: GraphModule, weight_name: str) -> str:
+    """Return a free name for the bias that a layer gets: the weight's neighbour."""
     prefix, _, leaf = weight_name.rpartition(".")
     name = leaf.removesuffix("weight") + "bias" if leaf.endswith("weight") else f"{leaf}_bias"
-    return f"{prefix}.{name}".lstrip(".")
+    owner, free, number = module.get_submodule(prefix), name, 0
+    while hasattr(owner, free) and getattr(owner, free) is not None:
+        free, number = f"{name}_{number + 1}", number + 1
+    return f"{prefix}.{free}".lstrip(".")
 
 
 def set_bias(module: GraphModule, layer: Node, name: str, bias: Tensor) -> None:

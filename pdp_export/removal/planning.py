@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from torch.fx import Node
 
-from pdp_export.graph.facts import Facts
+from pdp_export.graph.facts import Facts, grids
 from pdp_export.graph.nodes import layer_of
-from pdp_export.graph.slots import Ids, SplitChannels, Use
+from pdp_export.graph.slots import Channels, Ids, SplitChannels, Use
 from pdp_export.graph.tracing import Trace
 from pdp_export.removal.costs import CostModel
 from pdp_export.removal.grouping import groupings
@@ -49,6 +49,10 @@ class Plan:
         """Return the positions along an axis that stay."""
         return np.flatnonzero(~self.removed[self.roots[slots]])
 
+    def keeps_all(self, channels: Channels) -> bool:
+        """Tell whether none of these channels goes."""
+        return not self.removed[self.roots[channels.slots]].any()
+
     def kept_along(self, split: SplitChannels) -> list[Ids]:
         """Return the positions along each axis of split channels of which anything stays."""
         kept = ~self.removed[self.roots[split.slots]]
@@ -67,7 +71,7 @@ def plan_removal(trace: Trace, facts: Facts, align: int, cost: CostModel) -> Pla
     """
     roots, frozen = trace.slots.roots(), trace.slots.frozen()
     readers = readers_of(trace, facts, roots)
-    reasons = dict(_live(trace, facts, roots)) | dict(_read(readers)) | frozen
+    reasons = dict(_live(trace, facts, roots)) | dict(_read(readers)) | dict(_summed(trace, facts, roots)) | frozen
     blocked = np.zeros(len(roots), dtype=bool)
     blocked[list(reasons)] = True
     for reader, columns, reason in _owing(readers, blocked):
@@ -109,6 +113,18 @@ def _read(readers: list[Reader]) -> Iterator[tuple[int, str]]:
             yield root, reason
 
 
+def _summed(trace: Trace, facts: Facts, roots: Ids) -> Iterator[tuple[int, str]]:
+    """Yield the slots that bring a constant into a sum of products, which no bias could take over."""
+    for item in trace.contractions:
+        left, right = trace.channels(item.first), trace.channels(item.second)
+        if left is None or right is None or not facts.need(item.node).any():
+            continue
+        pairs = ((facts.constant(item.first), left), (facts.constant(item.second), right))
+        silent = [(grids.line(grid, side.axis, len(side.slots)) == 0).numpy() for grid, side in pairs]
+        for root in roots[left.slots[~(silent[0] | silent[1])]].tolist():
+            yield root, f"{layer_of(item.node)} sums a product that is not zero there"
+
+
 def _owing(readers: list[Reader], blocked: Mask) -> Iterator[tuple[Reader, Mask, str]]:
     """Yield columns that must stay because of the constant that they bring, until nothing changes.
 
@@ -136,18 +152,44 @@ def _filled(trace: Trace, roots: Ids, dead: Mask, align: int) -> Mask:
     filters = [np.unique(roots[use.slots]) for use in trace.uses if use.role == "filter"]
     flows = [trace.channels(node) or trace.split(node) for node in trace.flows]
     tensors = [np.unique(roots[flow.slots]) for flow in flows if flow is not None]
-    grouped = groupings(trace)
+    grouped, split = groupings(trace), _split_tensors(trace)
     removed = dead.copy()
     while True:
         before = removed.copy()
         for item in grouped:
             removed[list(item.equalised(removed, roots))] = False
+        for slots in split:
+            _complete(removed, roots[slots])
         for axis in filters:
             _revive(removed, axis, align)
         for axis in tensors:
             _revive(removed, axis, 1)
         if np.array_equal(before, removed):
             return removed
+
+
+def _split_tensors(trace: Trace) -> list[Ids]:
+    """Return the slots of every tensor with several channel axes, but for those on the way of a shuffle."""
+    passing: set[Node] = set()
+    for node in reversed(list(trace.flows)):
+        flow = trace.flows[node]
+        if isinstance(flow, SplitChannels) and flow.origin is None:
+            continue
+        ends = [trace.channels(user) for user in node.users]
+        shuffles = [end is not None and end.origin is not None for end in ends]
+        if all(user in passing or gone for user, gone in zip(node.users, shuffles, strict=True)):
+            passing.add(node)
+    return [split.slots for node in trace.flows if node not in passing and (split := trace.split(node)) is not None]
+
+
+def _complete(removed: Mask, slots: Ids) -> None:
+    """Put back what is missing from whole rows and columns of a tensor with several channel axes."""
+    kept = ~removed[slots]
+    whole = np.ones_like(kept)
+    for axis in range(kept.ndim):
+        others = tuple(other for other in range(kept.ndim) if other != axis)
+        whole &= kept.any(others, keepdims=True)
+    removed[slots[whole]] = False
 
 
 def _revive(removed: Mask, axis: Ids, align: int) -> None:

@@ -68,7 +68,7 @@ def prove(
 def _run(module: GraphModule, inputs: Inputs, stage: str) -> Any:
     try:
         return module(*inputs)
-    except RuntimeError as error:
+    except Exception as error:
         raise ProofError(
             f"{stage} made a program that does not run: {next(iter(str(error).splitlines()), '')}",
             hint="no result was written; please report this model as a bug",

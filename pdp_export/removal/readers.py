@@ -38,10 +38,10 @@ class Reader:
 
     `columns` and `rows` are representatives of the slots along its input and output axis, `touched`
     (rows x columns) says where any weight is not zero, `matters` which rows are needed, or constants
-    that others count on;
-    `constants` what each column reads (NaN: it depends on the input). `editable`: the weight is this
-    layer's own and of one group; `foldable`: a constant can also move exactly into the bias, which is
-    its own (`owns_bias`). `taps`: how many weights join a row and a column.
+    that others count on (`steady`, also where they stay only to fill a width), `constants` what each
+    column reads (NaN: it depends on the input). `editable`: the weight is this layer's own and of one
+    group; `foldable`: a constant can also move exactly into the bias, which is its own (`owns_bias`).
+    `taps`: how many weights join a row and a column.
     """
 
     use: Use
@@ -49,6 +49,7 @@ class Reader:
     rows: Ids
     touched: Mask
     matters: Mask
+    steady: Mask
     constants: Vector
     foldable: bool
     editable: bool
@@ -58,7 +59,8 @@ class Reader:
     def debts(self, blocked: Mask) -> Mask:
         """Return the columns that may go while a row that stays counts on their constant, which is not zero."""
         known = np.isfinite(self.constants) & (self.constants != 0) & ~blocked[self.columns]
-        return cast(Mask, self.touched[self.matters & blocked[self.rows]].any(0) & known)
+        rows = self.matters & (blocked[self.rows] | self.steady)
+        return cast(Mask, self.touched[rows].any(0) & known)
 
     def owing(self, blocked: Mask) -> Mask:
         """Return the columns that have to stay for the sake of `debts`: none, all, or one for all."""
@@ -77,7 +79,7 @@ class Reader:
         """Return which column takes over the constants of those that go; None where none has to."""
         if self.foldable or not self.editable:
             return None
-        columns = ~blocked[self.columns] & np.isfinite(self.constants) & (self.constants != 0) & self.touched.any(0)
+        columns = self.debts(blocked)
         into = self._keeper(columns, blocked) if columns.any() else None
         return None if into is None else Merge(self, into, columns)
 
@@ -112,6 +114,7 @@ def _reader(trace: Trace, facts: Facts, use: Use, roots: Ids) -> Reader:
     weight = lines(trace.module, use)
     made = next(item for item in trace.uses if item.node is use.node and item.role == "filter")
     bias = argument(use.node, "bias")
+    needed, steady = _rows(trace, facts, use.node)
     own = len(argument(use.node, "weight").users) == 1
     owns_bias = bias is None or len(bias.users) == 1
     closed = is_padded(use.node) or operator(use.node) in TRANSPOSED_CONVOLUTIONS
@@ -120,7 +123,8 @@ def _reader(trace: Trace, facts: Facts, use: Use, roots: Ids) -> Reader:
         roots[use.slots],
         roots[made.slots],
         (weight != 0).any(2).numpy(),
-        _matters(trace, facts, use.node),
+        needed | steady,
+        steady,
         _constants(trace, facts, use),
         foldable=own and not closed and owns_bias,
         editable=own and use.role != "grouped",
@@ -129,13 +133,14 @@ def _reader(trace: Trace, facts: Facts, use: Use, roots: Ids) -> Reader:
     )
 
 
-def _matters(trace: Trace, facts: Facts, node: Node) -> Mask:
+def _rows(trace: Trace, facts: Facts, node: Node) -> tuple[Mask, Mask]:
+    """Return which rows anything needs, and which are constant."""
     made = trace.channels(node)
     if made is None:
         raise TypeError(f"{node} makes no channels")
     count = len(made.slots)
-    constant = grids.line(facts.constant(node), made.axis, count).isfinite()
-    return cast(Mask, (grids.line(facts.need(node), made.axis, count) | constant).numpy())
+    steady = grids.line(facts.constant(node), made.axis, count).isfinite()
+    return grids.line(facts.need(node), made.axis, count).numpy(), steady.numpy()
 
 
 def _constants(trace: Trace, facts: Facts, use: Use) -> Vector:

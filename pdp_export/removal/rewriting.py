@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import torch
 from torch.fx import GraphModule, Node
 
 from pdp_export.graph.nodes import (
-    CONVOLUTIONS,
     argument,
-    aten,
-    operator,
     replace_tensor,
     set_argument,
     stored,
     tensor_of,
 )
-from pdp_export.graph.slots import Channels
 from pdp_export.removal.copies import gather, insert_copies
-from pdp_export.removal.folding import bias_name, drop_unused_tensors, set_bias
+from pdp_export.removal.folding import drop_unused_tensors, new_bias_name, set_bias
 from pdp_export.removal.grouping import Grouping, groupings
 from pdp_export.removal.planning import Plan
 from pdp_export.removal.readers import Mask, Merge, Reader, lines
+from pdp_export.removal.size_arguments import correct_sizes
 
 
 def apply_plan(plan: Plan) -> None:
@@ -43,9 +37,10 @@ def apply_plan(plan: Plan) -> None:
     _slice_tensors(module, plan)
     nodes = [node for node in module.graph.nodes if node.op == "call_function"]
     for node in nodes:
-        _correct_sizes(plan, node)
+        correct_sizes(plan, node)
+    replaced: dict[Node, Node] = {}
     for node in nodes:
-        _gather(plan, node)
+        _replace_shuffle(plan, node, replaced)
     insert_copies(plan)
     module.graph.eliminate_dead_code()
     drop_unused_tensors(module)
@@ -66,8 +61,9 @@ def _fold_constants(module: GraphModule, plan: Plan, reader: Reader) -> None:
     else:  # a new bias, which no use in the trace will slice
         rows = plan.narrowed[node].rows if node in plan.narrowed else plan.kept(reader.rows)
         shift = shift[torch.from_numpy(rows)]
-        replace_tensor(module, bias_name(name), shift)
-        set_bias(module, node, bias_name(name), shift)
+        new = new_bias_name(module, name)
+        replace_tensor(module, new, shift)
+        set_bias(module, node, new, shift)
 
 
 def _lost(plan: Plan, reader: Reader) -> Mask:
@@ -114,86 +110,18 @@ def _slice_groups(module: GraphModule, plan: Plan, item: Grouping) -> None:
         set_argument(node, "groups", len(staying))
 
 
-def _correct_sizes(plan: Plan, node: Node) -> None:
-    """Correct arguments that hold a channel count: groups, shapes, slice bounds, split sizes."""
-    correction = _CORRECTIONS.get(operator(node))
-    if correction is not None:
-        correction(plan, node)
-
-
-def _groups(plan: Plan, node: Node) -> None:
-    """A depthwise layer has as many groups as input channels; other groupings see `_slice_groups`."""
-    channels, groups = plan.trace.channels(argument(node, "input")), argument(node, "groups")
-    if channels is not None and groups > 1 and groups == len(channels.slots):
-        set_argument(node, "groups", len(plan.kept(channels.slots)))
-
-
-def _shape(name: str) -> Callable[[Plan, Node], None]:
-    def correct(plan: Plan, node: Node) -> None:
-        channels, split = plan.trace.channels(node), plan.trace.split(node)
-        new: dict[int, int] = {}
-        if channels is not None:
-            new = {channels.axis: len(plan.kept(channels.slots))}
-        elif split is not None:
-            new = {axis: len(kept) for axis, kept in zip(split.axes, plan.kept_along(split), strict=True)}
-        old = list(argument(node, name))
-        sizes = [size if size == -1 else new.get(axis, size) for axis, size in enumerate(old)]
-        if sizes != old:
-            set_argument(node, name, sizes)
-
-    return correct
-
-
-def _slice(plan: Plan, node: Node) -> None:
-    """Replace the bounds of a slice along the channel axis by how many channels remain below them."""
-    source, result = plan.trace.channels(node.args[0]), plan.trace.channels(node)
-    if source is None or result is None or result.index is None or _removes_nothing(plan, source):
-        return
-    if argument(node, "dim") % len(node.args[0].meta["val"].shape) != source.axis:  # type: ignore[union-attr]
-        return
-    below = np.searchsorted(plan.kept(source.slots), [result.index[0], result.index[-1] + 1])
-    set_argument(node, "start", int(below[0]))
-    set_argument(node, "end", int(below[1]))
-
-
-def _split(plan: Plan, node: Node) -> None:
-    """Split into what remains of each part; equal sizes become a list of sizes."""
-    source, parts = plan.trace.channels(node.args[0]), plan.trace.flows[node]
-    if source is None or not isinstance(parts, tuple) or _removes_nothing(plan, source):
-        return
-    if argument(node, "dim") % len(node.args[0].meta["val"].shape) != source.axis:  # type: ignore[union-attr]
-        return
-    sizes = [len(plan.kept(part.slots)) for part in parts if part is not None]
-    axis = argument(node, "dim")
-    node.target = aten.split_with_sizes.default
-    node.args, node.kwargs = (node.args[0], sizes, axis), {}
-
-
-def _gather(plan: Plan, node: Node) -> None:
+def _replace_shuffle(plan: Plan, node: Node, replaced: dict[Node, Node]) -> None:
     """Replace a chain of views that shuffles channels, whose factors may no longer be whole numbers, by one gather."""
     channels = plan.trace.channels(node)
-    if channels is None or channels.origin is None or channels.order is None or _removes_nothing(plan, channels):
+    if channels is None or channels.origin is None or channels.order is None:
         return
     source = plan.trace.channels(channels.origin)
-    if source is not None:
-        places = np.searchsorted(plan.kept(source.slots), channels.order[plan.kept(channels.slots)])
-        with node.graph.inserting_before(node):
-            gathered = gather(plan.trace.module, channels.origin, channels.axis, places, node.name)
-        gathered.meta = dict(node.meta)
-        node.replace_all_uses_with(gathered)
-
-
-def _removes_nothing(plan: Plan, channels: Channels) -> bool:
-    return len(plan.kept(channels.slots)) == len(channels.slots)
-
-
-_CORRECTIONS: dict[Any, Callable[[Plan, Node], None]] = {
-    **dict.fromkeys(CONVOLUTIONS, _groups),
-    aten.view: _shape("size"),
-    aten._unsafe_view: _shape("size"),
-    aten.reshape: _shape("shape"),
-    aten.expand: _shape("size"),
-    aten.slice: _slice,
-    aten.split: _split,
-    aten.split_with_sizes: _split,
-}
+    if source is None or (plan.keeps_all(channels) and plan.keeps_all(source)):
+        return
+    places = np.searchsorted(plan.kept(source.slots), channels.order[plan.kept(channels.slots)])
+    origin = replaced.get(channels.origin, channels.origin)
+    with node.graph.inserting_before(node):
+        result = gather(plan.trace.module, origin, channels.axis, places, node.name)
+    result.meta = dict(node.meta)
+    node.replace_all_uses_with(result)
+    replaced[node] = result

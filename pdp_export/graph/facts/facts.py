@@ -50,15 +50,13 @@ class Facts:
     """The facts of a program in float64.
 
     `constants[node]` is a float64 grid, NaN where the value depends on the input; `needs[node]` a boolean
-    grid. Both have one entry per result for a node with several. `without_rule` lists the nodes that block
-    for want of a rule.
+    grid. Both have one entry per result for a node with several.
     """
 
     module: GraphModule
     lookup: Lookup
     constants: dict[Node, Grid] = field(default_factory=dict)
     needs: dict[Node, Grid] = field(default_factory=dict)
-    without_rule: list[Node] = field(default_factory=list)
 
     def constant(self, node: Node) -> Tensor:
         """Return the constants of a node that is one tensor."""
@@ -68,7 +66,7 @@ class Facts:
     def need(self, node: Node) -> Tensor:
         """Return the needs of a node that is one tensor."""
         grid = self.needs.get(node)
-        return grid if isinstance(grid, Tensor) else grids.filled(node, value=False)
+        return grid if isinstance(grid, Tensor) else grids.filled(node, said=False)
 
     def live(self, node: Node, axis: int, count: int) -> Tensor:
         """Return which of the `count` entries along `axis` are needed and depend on the input, (count,)."""
@@ -95,4 +93,4 @@ def everything(node: Node) -> Iterator[tuple[Node, Tensor]]:
     """Yield a need of all elements of all inputs: what to assume of an operator without a rule."""
     for source in node.all_input_nodes:
         if is_tensor(source):
-            yield source, grids.filled(source, value=True)
+            yield source, grids.filled(source, said=True)

@@ -11,17 +11,17 @@ import torch
 from torch import Tensor
 from torch.fx import Node
 
-from pdp_export.graph.nodes import shape
+from pdp_export.graph.nodes import is_fixed, value
 
 
 def unknown(node: Node) -> Tensor:
     """Return the grid of a tensor about which nothing is known."""
-    return torch.full([1] * len(shape(node)), torch.nan, dtype=torch.float64)
+    return torch.full([1] * value(node).dim(), torch.nan, dtype=torch.float64)
 
 
-def filled(node: Node, value: bool) -> Tensor:
+def filled(node: Node, said: bool) -> Tensor:
     """Return the grid that says the same of every element."""
-    return torch.full([1] * len(shape(node)), value)
+    return torch.full([1] * value(node).dim(), said)
 
 
 def compressed(tensor: Tensor) -> Tensor:
@@ -32,6 +32,22 @@ def compressed(tensor: Tensor) -> Tensor:
             if tensor.stride(axis) == 0 or _equal(first.expand_as(tensor), tensor):
                 tensor = first
     return tensor.clone()
+
+
+def settled(grid: Tensor, node_value: Tensor) -> Tensor:
+    """Return the grid without differences along dynamic axes, whose entries are others at another size."""
+    for axis, size in enumerate(node_value.shape):
+        if not is_fixed(size) and grid.shape[axis] > 1:
+            grid = any_over(grid, (axis,)) if grid.dtype == torch.bool else uniform(grid, (axis,))
+    return grid
+
+
+def uniform(grid: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """Return the grid with size 1 along these axes: NaN where the values along them disagree."""
+    for axis in axes:
+        first = grid.narrow(axis, 0, 1)
+        grid = torch.where((grid == first).all(axis, keepdim=True), first, torch.nan)
+    return grid
 
 
 def varies(grid: Tensor) -> Tensor:
@@ -63,7 +79,7 @@ def spread(vector: Tensor, axis: int, rank: int) -> Tensor:
 
 def line(grid: Tensor, axis: int, count: int) -> Tensor:
     """Return `count` entries along `axis`: the value where all others agree, NaN where they do not; any for needs."""
-    lines = grid.movedim(axis, 0).flatten(1)
+    lines = grid.movedim(axis, 0).reshape(grid.shape[axis], -1)
     if grid.dtype == torch.bool:
         return lines.any(1).expand(count)
     same = (lines == lines[:, :1]).all(1)

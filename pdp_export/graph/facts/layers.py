@@ -127,12 +127,11 @@ def _norm_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Te
     yield source, wanted
 
 
-def _no_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
-    """Token numbers have no channels."""
+def _all(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
     del facts, need
     yield from everything(node)
 
 
 LAYER = Transfer(_layer_constants, _layer_needs)
-EMBEDDING = Transfer(_embedding_constants, _no_needs)
+EMBEDDING = Transfer(_embedding_constants, _all)
 BATCH_NORM = Transfer(_norm_constants, _norm_needs)

@@ -93,7 +93,8 @@ def _matmul_constants(facts: Facts, node: Node) -> Tensor | None:
         return None
     first, second = (facts.constant(item) for item in pair)
     if _sums_to_one(pair[0]):  # attention, spelled out
-        return _uniform(second)
+        common = grids.uniform(second, (-2,))
+        return common.reshape([1] * (len(shape(node)) - common.dim()) + list(common.shape))
     if first.isinf().any() or second.isinf().any():
         return None
     blank = _product(first.isnan(), second != 0) | _product(first != 0, second.isnan())
@@ -110,7 +111,7 @@ def _matmul_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, 
     first, second = pair
     wanted = cast(Tensor, need)
     used = facts.constant(second)
-    touched = grids.varies(_uniform(used)) if _sums_to_one(first) else used != 0
+    touched = grids.varies(grids.uniform(used, (-2,))) if _sums_to_one(first) else used != 0
     left = _product(wanted, touched.transpose(-1, -2))
     right = _product((facts.constant(first) != 0).transpose(-1, -2), wanted)
     yield first, grids.fitted(left, shape(first))
@@ -122,7 +123,7 @@ def _attention_constants(facts: Facts, node: Node) -> Tensor | None:
     if argument(node, "dropout_p"):
         return None
     values = argument(node, "value")
-    grid = _uniform(facts.constant(values))
+    grid = grids.uniform(facts.constant(values), (-2,))
     if argument(node, "attn_mask") is not None:  # a token that sees no other has no weights
         grid = torch.where(grid == 0, grid, torch.nan)
     return _repeated(grid, _sharing(node, values))
@@ -138,24 +139,18 @@ def _attention_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Nod
     head = grids.any_over(over_tokens, (-1,))
     query, key, values, mask = (argument(node, name) for name in ("query", "key", "value", "attn_mask"))
     times = _sharing(node, key)
-    common, used = (_uniform(facts.constant(item)) for item in (key, query))
+    common, used = (grids.uniform(facts.constant(item), (-2,)) for item in (key, query))
     yield query, grids.fitted(head & _repeated(grids.varies(common), times), shape(query))
     yield key, grids.fitted(_shared(head & (used != 0), times), shape(key))
     yield values, grids.fitted(_shared(over_tokens, _sharing(node, values)), shape(values))
     if mask is not None:
-        yield mask, grids.filled(mask, value=True)
+        yield mask, grids.filled(mask, said=True)
 
 
 def _sharing(node: Node, item: Node) -> int:
     """Return how many query heads share one head of keys or values (grouped-query attention)."""
     rank = len(shape(node))
     return shape(node)[-3] // shape(item)[-3] if rank > _MATRIX and argument(node, "enable_gqa") else 1
-
-
-def _uniform(grid: Tensor) -> Tensor:
-    """Return what all tokens have in common: NaN where they differ."""
-    first = grid.narrow(-2, 0, 1)
-    return torch.where((grid == first).all(-2, keepdim=True), first, torch.nan)
 
 
 def _repeated(grid: Tensor, times: int) -> Tensor:

@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from pdp_export.graph.facts import grids
-from pdp_export.graph.facts.facts import Facts, Grid, Lookup, everything
+from pdp_export.graph.facts.facts import Facts, Grid, Lookup, Transfer, everything
 from pdp_export.graph.facts.table import RULES
-from pdp_export.graph.nodes import is_tensor, operator, tensor_of
+from pdp_export.graph.nodes import is_sized, is_tensor, operator, tensor_of
 
 
 def channel_facts(module: GraphModule, lookup: Lookup | None = None) -> Facts:
@@ -46,14 +46,22 @@ def _constants(facts: Facts, node: Node) -> Grid | None:
     if node.target is getitem:
         parts, position = facts.constants.get(node.all_input_nodes[0]), node.args[1]
         return parts[position] if isinstance(parts, list) and isinstance(position, int) else None
-    rule = RULES.get(operator(node))
-    if rule is None:
-        facts.without_rule.append(node)
-        return None
-    found = rule.forward(facts, node)
+    rule = _rule(node)
+    found = None if rule is None else rule.forward(facts, node)
     if isinstance(found, list):
-        return [None if part is None else grids.compressed(part) for part in found]
-    return None if found is None else grids.compressed(found)
+        pairs = zip(found, node.meta["val"], strict=True)
+        return [None if part is None else _tidy(part, value) for part, value in pairs]
+    return None if found is None else _tidy(found, node.meta["val"])
+
+
+def _tidy(grid: Tensor, value: Tensor) -> Tensor:
+    return grids.compressed(grids.settled(grid.double(), value))
+
+
+def _rule(node: Node) -> Transfer | None:
+    """Return the rule of an operator; none where a size is known only when the program runs."""
+    tensors = [item for item in (node, *node.all_input_nodes) if is_tensor(item)]
+    return RULES.get(operator(node)) if all(is_sized(item) for item in tensors) else None
 
 
 def _pass_back(facts: Facts, node: Node) -> None:
@@ -70,6 +78,6 @@ def _pass_back(facts: Facts, node: Node) -> None:
     if node.target is getitem and isinstance(need, Tensor):
         facts.add_part_need(node.all_input_nodes[0], int(str(node.args[1])), need)
         return
-    rule = RULES.get(operator(node))
+    rule = None if node.op == "output" else _rule(node)
     for source, wanted in everything(node) if rule is None else rule.backward(facts, node, need):
-        facts.add_need(source, wanted)
+        facts.add_need(source, grids.settled(wanted, source.meta["val"]))

@@ -13,7 +13,7 @@ from torch.fx.node import map_aggregate
 
 from pdp_export.graph.facts import grids
 from pdp_export.graph.facts.elementwise import no_constants
-from pdp_export.graph.facts.facts import Facts, Grid, Parts, Transfer, everything
+from pdp_export.graph.facts.facts import Facts, Grid, Parts, Transfer
 from pdp_export.graph.nodes import argument, aten, has_argument, hint, operator, shape, value
 from pdp_export.graph.operators import SPATIAL
 
@@ -23,7 +23,7 @@ _VIEWS = {aten.view, aten._unsafe_view}
 def _movement_constants(facts: Facts, node: Node) -> Grid | None:
     """Run the operator itself on the constants, so that nothing can be missed."""
     source = node.all_input_nodes[0]
-    if facts.constant(source).isnan().all():
+    if facts.constant(source).isnan().all() or node.target is aten.view.dtype:
         return None
     moved = _run(node, source, facts.constant(source).expand(shape(source)))
     return cast(Parts, list(moved)) if isinstance(moved, list | tuple) else cast(Tensor, moved)
@@ -33,6 +33,9 @@ def _movement_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node
     """Run the derivative of the operator on the needs."""
     del facts
     source = node.all_input_nodes[0]
+    if node.target is aten.view.dtype:  # other numbers in the same bits
+        yield source, grids.filled(source, said=True)
+        return
     start = torch.zeros(shape(source), requires_grad=True)
     with torch.enable_grad():
         moved = _run(node, source, start)
@@ -40,10 +43,8 @@ def _movement_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node
     wanted = need if isinstance(need, list) else [need]
     pairs = [(result, part) for result, part in zip(results, wanted, strict=True) if part is not None and part.any()]
     if pairs:
-        outputs, parts = zip(*pairs, strict=True)
         weights = [part.float().expand_as(result) for result, part in pairs]
-        del parts
-        (gradient,) = torch.autograd.grad(outputs, start, weights)
+        (gradient,) = torch.autograd.grad([result for result, _ in pairs], start, weights)
         yield source, gradient > 0
 
 
@@ -70,11 +71,12 @@ def _same_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Te
 
 
 def _spatial_constants(facts: Facts, node: Node) -> Tensor:
-    """Zeros stay zeros; another constant only where nothing is padded or divided otherwise."""
+    """Zeros stay zeros; another constant only where no average counts padded zeros or divides otherwise."""
     source = node.all_input_nodes[0]
-    changes = has_argument(node, "padding") and bool(np.any(argument(node, "padding")))
+    padded = has_argument(node, "padding") and bool(np.any(argument(node, "padding")))
+    changes = padded and has_argument(node, "count_include_pad") and bool(argument(node, "count_include_pad"))
     changes |= has_argument(node, "divisor_override") and argument(node, "divisor_override") is not None
-    grid = _uniform(facts.constant(source), _last(node))
+    grid = grids.uniform(facts.constant(source), _last(node))
     return torch.where(grid == 0, grid, torch.nan) if changes else grid
 
 
@@ -85,14 +87,6 @@ def _spatial_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node,
 
 def _last(node: Node) -> tuple[int, ...]:
     return tuple(range(-SPATIAL[operator(node)], 0))
-
-
-def _uniform(grid: Tensor, axes: tuple[int, ...]) -> Tensor:
-    """Return the grid with NaN where the values along these axes disagree; the axes have size 1."""
-    for axis in axes:
-        first = grid.narrow(axis, 0, 1)
-        grid = torch.where((grid == first).all(axis, keepdim=True), first, torch.nan)
-    return grid
 
 
 def _reduction_constants(facts: Facts, node: Node) -> Tensor | None:
@@ -119,7 +113,8 @@ def _reduction_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Nod
 
 def _concatenation_constants(facts: Facts, node: Node) -> Tensor | None:
     axis = argument(node, "dim") % len(shape(node))
-    parts = [_full_along(facts.constant(source), axis, source) for source in argument(node, "tensors")]
+    sources = [source for source in argument(node, "tensors") if len(shape(source)) == len(shape(node))]
+    parts = [_full_along(facts.constant(source), axis, source) for source in sources]
     size = [max(sizes) for sizes in zip(*(part.shape for part in parts), strict=True)]
     return torch.cat([part.expand(*size[:axis], part.shape[axis], *size[axis + 1 :]) for part in parts], axis)
 
@@ -129,6 +124,8 @@ def _concatenation_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple
     wanted, start = cast(Tensor, need), 0
     axis = argument(node, "dim") % len(shape(node))
     for source in argument(node, "tensors"):
+        if len(shape(source)) < len(shape(node)):
+            continue  # an empty vector, which torch lets pass
         count = shape(source)[axis]
         whole = wanted.shape[axis] == 1
         yield source, wanted if whole else wanted.narrow(axis, start, count)
@@ -145,11 +142,6 @@ def _nothing(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tenso
     """The shape is read, not the values."""
     del facts, node, need
     yield from ()
-
-
-def _all(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
-    del facts, need
-    yield from everything(node)
 
 
 MOVEMENT = Transfer(_movement_constants, _movement_needs)
