@@ -10,5 +10,5 @@ SEEDS = (100, 101, 102)
 # method -> changes, each a set of options of `pdp_export.Pruner`, its schedule or its preset. {} is the base.
 CHANGES: dict[str, tuple[Mapping[str, Any], ...]] = {
     "pdp_default": ({}, {"reallocate": True}, {"refresh_every": 1}, {"ramp": "linear"}),
-    "pdp_rectified": ({}, {"reallocate": False}, {"slope": "pdp"}, {"allocation": "erk"}, {"refresh_every": 1}),
+    "pdp_rectified": ({}, {"reallocate": True}, {"slope": "pdp"}, {"allocation": "erk"}, {"refresh_every": 1}),
 }
