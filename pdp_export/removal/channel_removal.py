@@ -16,7 +16,9 @@ from pdp_export.graph.capture import Dynamic, quiet_export
 from pdp_export.graph.channel_trace import trace
 from pdp_export.graph.counting import count_module
 from pdp_export.graph.facts import channel_facts
+from pdp_export.removal.constant_operands import replace_constant_operands
 from pdp_export.removal.costs import CostModel, Objective, cost_model
+from pdp_export.removal.folding import drop_unused_tensors
 from pdp_export.removal.planning import Plan, plan_removal
 from pdp_export.removal.proof import Expected, Inputs, prove
 from pdp_export.removal.records import RemovalReport
@@ -83,9 +85,14 @@ def remove_from(prepared: Prepared, align: int, cost: CostModel, *, stage: str) 
     """Plan, rewrite and prove in float64; the report lacks only the counts."""
     with quiet_export():
         edited = copy.deepcopy(prepared.folded)
-    traced = trace(edited)
-    plan = plan_removal(traced, channel_facts(edited), align, cost)
-    report = removal_report(plan, align=align, cost_of=cost.name)
+    facts = channel_facts(edited)
+    if replace_constant_operands(edited, facts):
+        drop_unused_tensors(edited)
+        facts = channel_facts(edited)
+    staying = dict(edited.named_parameters())
+    vanished = {name: item for name, item in prepared.folded.named_parameters() if name not in staying}
+    plan = plan_removal(trace(edited), facts, align, cost)
+    report = removal_report(plan, vanished, align=align, cost_of=cost.name)
     apply_plan(plan)
     error = prove(prepared.original, edited, prepared.cases, stage=stage, expected=_expected(plan, prepared))
     proof = {"proof_error": max(error, prepared.error), "proof_cases": len(prepared.cases)}

@@ -9,7 +9,7 @@ from torch.fx import GraphModule, Node
 
 from pdp_export.graph.nodes import argument, aten, operator, shape, tensor_of
 from pdp_export.graph.slots import Ids
-from pdp_export.removal.narrowing import Narrowing
+from pdp_export.removal.narrow_options import Narrowing
 from pdp_export.removal.planning import Plan
 
 
@@ -17,9 +17,8 @@ def insert_copies(plan: Plan) -> None:
     """Connect every narrowed layer with the tensors around it; layers that select the same share one gather."""
     selected: dict[tuple[Node, bytes], Node] = {}
     for node, narrow in plan.narrowed.items():
-        uses = {use.role: use for use in plan.trace.uses if use.node is node}
-        _select(plan, node, plan.kept(uses["consumer"].slots), narrow.columns, selected)
-        _expand(plan, node, plan.kept(uses["filter"].slots), narrow)
+        _select(plan, node, narrow, selected)
+        _expand(plan, node, narrow)
 
 
 def gather(module: GraphModule, source: Node, axis: int, places: Ids, name: str) -> Node:
@@ -41,7 +40,8 @@ def stored_node(module: GraphModule, tensor: Tensor, name: str) -> Node:
     return node
 
 
-def _select(plan: Plan, node: Node, kept: Ids, columns: Ids, selected: dict[tuple[Node, bytes], Node]) -> None:
+def _select(plan: Plan, node: Node, narrow: Narrowing, selected: dict[tuple[Node, bytes], Node]) -> None:
+    kept, columns = narrow.all_columns, narrow.columns
     if len(columns) == len(kept):
         return
     source = argument(node, "input")
@@ -58,8 +58,9 @@ def _first_user(source: Node) -> Node:
     return found
 
 
-def _expand(plan: Plan, node: Node, kept: Ids, narrow: Narrowing) -> None:
+def _expand(plan: Plan, node: Node, narrow: Narrowing) -> None:
     """Put the rows in their places among those that the layer does not make: zeros, then the constants."""
+    kept = narrow.all_rows
     if len(narrow.rows) == len(kept):
         return
     module, users = plan.trace.module, list(node.users)

@@ -14,7 +14,8 @@ from pdp_export.graph.slots import Channels, Ids, SplitChannels, Use
 from pdp_export.graph.tracing import Trace
 from pdp_export.removal.costs import CostModel
 from pdp_export.removal.grouping import groupings
-from pdp_export.removal.narrowing import Narrowing, narrowed
+from pdp_export.removal.narrow_options import Narrowing
+from pdp_export.removal.narrowing import narrowed
 from pdp_export.removal.readers import Mask, Merge, Reader, readers_of
 from pdp_export.removal.records import LayerChoice
 
@@ -80,7 +81,7 @@ def plan_removal(trace: Trace, facts: Facts, align: int, cost: CostModel) -> Pla
             reasons.setdefault(root, reason)
     merges = [merge for reader in readers if (merge := reader.merge(blocked)) is not None]
     removed = _filled(trace, roots, ~blocked, align)
-    narrow, choices = narrowed(trace, facts, readers, removed, cost, align)
+    narrow, choices = narrowed(trace, facts, readers, removed, roots, cost, align)
     return Plan(trace, roots, removed, ~blocked & ~removed, reasons, readers, merges, narrow, choices)
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
+from torch import Tensor
 
 from pdp_export.graph.nodes import argument, tensor_of
 from pdp_export.graph.slots import Ids, Use
@@ -13,9 +16,10 @@ from pdp_export.removal.records import LayerChange, RemovalReport
 from pdp_export.results import Skipped
 
 
-def removal_report(plan: Plan, *, align: int, cost_of: str) -> RemovalReport:
+def removal_report(plan: Plan, vanished: Mapping[str, Tensor], *, align: int, cost_of: str) -> RemovalReport:
     """Describe a plan before it is carried out; counts and proof are filled in afterwards."""
-    layers = tuple(_layer(plan, weight, align) for weight in _weights(plan))
+    gone = [_vanished(name, tuple(weight.shape)) for name, weight in vanished.items() if weight.dim() > 1]
+    layers = (*gone, *(_layer(plan, weight, align) for weight in _weights(plan)))
     skipped = tuple(
         Skipped(layer=layer.layer, stage="remove_channels", reason=layer.reason) for layer in layers if layer.reason
     )
@@ -33,6 +37,21 @@ def removal_report(plan: Plan, *, align: int, cost_of: str) -> RemovalReport:
         nothing_removed=_nothing_removed(layers),
         cost_of=cost_of,
         choices=tuple(plan.choices),
+    )
+
+
+def _vanished(weight: str, shape: tuple[int, ...]) -> LayerChange:
+    """Describe a layer that went as a whole, because its branch is one constant."""
+    return LayerChange(
+        layer=weight.rpartition(".")[0] or weight,
+        weight=weight,
+        shape_before=shape,
+        shape_after=(0, *shape[1:]),
+        dead_filters=shape[0],
+        dead_inputs=0,
+        removed_filters=shape[0],
+        removed_inputs=0,
+        kept=0,
     )
 
 

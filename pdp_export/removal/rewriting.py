@@ -8,6 +8,7 @@ from torch.fx import GraphModule, Node
 
 from pdp_export.graph.nodes import (
     argument,
+    aten,
     replace_tensor,
     set_argument,
     stored,
@@ -42,6 +43,9 @@ def apply_plan(plan: Plan) -> None:
     for node in nodes:
         _replace_shuffle(plan, node, replaced)
     insert_copies(plan)
+    for node in nodes:
+        if node.target is aten.view.default:  # what a copy makes may lie otherwise in memory
+            node.target = aten.reshape.default
     module.graph.eliminate_dead_code()
     drop_unused_tensors(module)
     module.recompile()

@@ -30,7 +30,8 @@ def _groups(plan: Plan, node: Node) -> None:
     """A depthwise layer has as many groups as input channels; other groupings see `_slice_groups`."""
     channels, groups = plan.trace.channels(argument(node, "input")), argument(node, "groups")
     if channels is not None and groups > 1 and groups == len(channels.slots):
-        set_argument(node, "groups", len(plan.kept(channels.slots)))
+        narrow = plan.narrowed.get(node)
+        set_argument(node, "groups", len(plan.kept(channels.slots) if narrow is None else narrow.columns))
 
 
 def _shape(name: str) -> Callable[[Plan, Node], None]:

@@ -179,3 +179,36 @@ def test_estimated_time_counts_whole_blocks() -> None:
     assert cost.layer(LayerWork(9, 16, 9, 100)) == cost.layer(LayerWork(16, 16, 9, 100))
     assert cost.copy(CopyWork(8, 100, padded=True)) > cost.copy(CopyWork(8, 100)) > 0
     assert cost_model("latency", 16) == cost
+
+
+def test_branch_that_is_one_constant_vanishes() -> None:
+    """A residual branch whose last layer is dead was computed down to its last channel, to add a constant."""
+    model = Stream()
+    model.b.weight.data.zero_()
+    result = removed(model, "latency")
+    assert "b.weight" not in result.program.state_dict
+    (gone,) = [layer for layer in result.report.layers if layer.layer == "b"]
+    assert gone.shape_after == (0, 8, 3, 3)
+    model.b.bias.data.zero_()
+    assert operators(removed(model, "latency")).count("add") == 1
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_depthwise_layer_computes_what_is_live(times: int) -> None:
+    """It follows its channels, but in a stream they stay for others."""
+
+    class Deep(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.deep = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6 * times, 3, padding=1, groups=6)
+            self.side, self.head = nn.Conv2d(6, 6 * times, 1), nn.Conv2d(6 * times, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.stem(x)
+            return self.head(self.deep(x) + self.side(x))
+
+    model = Deep()
+    model.deep.weight.data[: 2 * times] = 0
+    model.deep.weight.data[-1] = 0
+    state = removed(model, "macs").program.state_dict
+    assert state["deep.weight"].shape[0] == (3 if times == 1 else 8)
