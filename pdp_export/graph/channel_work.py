@@ -14,10 +14,8 @@ from torch.nn import Parameter
 from pdp_export.graph.channel_trace import trace
 from pdp_export.graph.counting import node_macs
 from pdp_export.graph.nodes import (
-    CONVOLUTIONS,
-    TRANSPOSED_CONVOLUTIONS,
+    LAYERS,
     argument,
-    aten,
     operator,
     tensor_of,
     used_tensors,
@@ -27,8 +25,6 @@ from pdp_export.graph.tracing import Trace
 
 Numbers = NDArray[np.float64]
 Counts = NDArray[np.int64]
-
-_LAYERS = CONVOLUTIONS | TRANSPOSED_CONVOLUTIONS | {aten.linear}
 
 
 @dataclass(frozen=True)
@@ -84,7 +80,7 @@ def channel_macs(program: ExportedProgram, groups: Sequence[str], ties: Ties = "
     """
     builder = _Builder(trace(program.module(check_guards=False), ties), groups)
     for node, macs in node_macs(builder.traced.module).items():
-        weight = argument(node, "weight") if operator(node) in _LAYERS else None
+        weight = argument(node, "weight") if operator(node) in LAYERS else None
         if weight is None or weight.op != "get_attr":
             builder.constant += macs
         else:

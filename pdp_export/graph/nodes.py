@@ -13,6 +13,7 @@ aten = torch.ops.aten
 
 CONVOLUTIONS = frozenset({aten.conv1d, aten.conv2d, aten.conv3d})
 TRANSPOSED_CONVOLUTIONS = frozenset({aten.conv_transpose1d, aten.conv_transpose2d, aten.conv_transpose3d})
+LAYERS = CONVOLUTIONS | TRANSPOSED_CONVOLUTIONS | {aten.linear}
 BATCH_NORM = aten._native_batch_norm_legit_no_training
 
 

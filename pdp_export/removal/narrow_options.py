@@ -116,11 +116,11 @@ class Full(Candidate):
         varies = ~np.isfinite(reader.constants)
         wanted = np.zeros(len(used), dtype=bool)
         wanted[self.columns] = True
-        constant = wanted & used & ~varies & (reader.constants != 0)
+        constant = ~varies & (reader.constants != 0)
         keep = wanted & used & varies
         keeper = None
-        if constant.any() and not reader.foldable:
-            keeper = int(np.argmax(np.where(constant, np.abs(reader.constants), 0)))
+        if (constant & used).any() and not reader.foldable:  # of those that go anyway, too
+            keeper = int(np.argmax(np.where(constant & wanted, np.abs(reader.constants), 0)))
             keep[keeper] = True
         return self.filled(np.flatnonzero(keep), self.columns), keeper
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from pdp_export.graph.nodes import argument, tensor_of
+from pdp_export.graph.nodes import LAYERS, argument, operator, tensor_of
 from pdp_export.graph.slots import Ids, Use
 from pdp_export.removal.planning import Plan
 from pdp_export.removal.proof import LIMIT
@@ -57,8 +57,8 @@ def _vanished(weight: str, shape: tuple[int, ...]) -> LayerChange:
 
 def _weights(plan: Plan) -> list[str]:
     """Return the weights of layers, in the order of the program."""
-    module = plan.trace.module
-    return list(dict.fromkeys(use.tensor for use in plan.trace.uses if tensor_of(module, use.tensor).dim() > 1))
+    layers = [use for use in plan.trace.uses if operator(use.node) in LAYERS]
+    return list(dict.fromkeys(use.tensor for use in layers if use.tensor == str(argument(use.node, "weight").target)))
 
 
 def _layer(plan: Plan, weight: str, align: int) -> LayerChange:

@@ -28,7 +28,8 @@ def apply_plan(plan: Plan) -> None:
     for reader in plan.readers:
         _fold_constants(module, plan, reader)
     for merge in plan.merges:
-        if merge.reader.use.node not in plan.narrowed:
+        narrow = plan.narrowed.get(merge.reader.use.node)
+        if narrow is None or narrow.keeper is None:
             _merge_constants(module, merge, _lost(plan, merge.reader) & merge.columns)
     for reader in plan.readers:
         narrow = plan.narrowed.get(reader.use.node)

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
-from pdp_export.graph.nodes import CONVOLUTIONS, TRANSPOSED_CONVOLUTIONS, argument, aten, operator
+from pdp_export.graph.nodes import LAYERS, argument, aten, operator
 from tests.graph.facts.oracle import Injected, outputs
 
-LAYERS = CONVOLUTIONS | TRANSPOSED_CONVOLUTIONS | {aten.linear}
 CASES = 3
 
 
