@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import get_args
@@ -14,8 +13,9 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule, Node
 
 from pdp_export.errors import UsageError
+from pdp_export.graph.channel_constants import channel_constants
 from pdp_export.graph.channel_trace import trace
-from pdp_export.graph.facts import Facts, grids, known_constants
+from pdp_export.graph.facts import Facts, known_constants
 from pdp_export.graph.nodes import argument, aten, layer_of, operator, tensor_of
 from pdp_export.graph.slots import Ids, Ties, Use
 from pdp_export.graph.tracing import Trace
@@ -160,17 +160,13 @@ def _readings(traced: Trace, facts: Facts) -> Iterator[tuple[Node, Ids, list[flo
     """Yield every place where channels must be zero, with their slots and what is read there."""
     for use in traced.uses:
         if use.role in ("consumer", "grouped"):
-            yield use.node, use.slots, _constants(traced, facts, argument(use.node, "input"), len(use.slots))
+            yield (
+                use.node,
+                use.slots,
+                channel_constants(traced, facts, argument(use.node, "input"), len(use.slots)).tolist(),
+            )
     for join in traced.joins:
-        yield join.node, join.slots, _constants(traced, facts, join.source, len(join.slots))
-
-
-def _constants(traced: Trace, facts: Facts, source: Node, count: int) -> list[float]:
-    channels = traced.channels(source)
-    if channels is None or len(channels.slots) != count:
-        return [math.nan] * count
-    numbers: list[float] = grids.line(facts.constant(source), channels.axis, count).tolist()
-    return numbers
+        yield join.node, join.slots, channel_constants(traced, facts, join.source, len(join.slots)).tolist()
 
 
 def _group(traced: Trace, uses: list[Use], frozen: str | None, parameters: set[str]) -> ChannelGroup:

@@ -6,19 +6,15 @@ several axes (heads, a channel shuffle) and another one bring them back.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.fx.node import map_aggregate
 
-from pdp_export.graph.nodes import argument, aten, has_argument, hint, operator, shape, value
+from pdp_export.graph.movement import rerun
+from pdp_export.graph.nodes import argument, aten, has_argument, operator, shape, value
 from pdp_export.graph.slots import Channels, Ids, SplitChannels
 from pdp_export.graph.tracing import Flow, Trace, collapse, without_rule
-
-_VIEWS = {aten.view, aten._unsafe_view}
 
 _WHOLE = {aten.roll, aten.flip}
 """Must leave the channel axes alone: their arguments could not be corrected."""
@@ -62,14 +58,7 @@ def _moved_numbers(node: Node, source: Node, carried: Channels | SplitChannels) 
     size = shape(source)
     tensor = numbers.view([size[axis] if axis in axes else 1 for axis in range(len(size))]).expand(size)
 
-    def concrete(item: Any) -> Any:
-        if item is source:
-            return tensor
-        return hint(value(item)) if isinstance(item, Node) else item
-
-    # The stretched numbers have no memory of their own, so that most views of them need a copy.
-    function: Any = aten.reshape if operator(node) in _VIEWS else node.target
-    result = function(*map_aggregate(node.args, concrete), **map_aggregate(node.kwargs, concrete))
+    result = rerun(node, source, tensor)
     return list(result) if isinstance(result, list | tuple) else [result]
 
 

@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
 from torch.fx import Node
 
 from pdp_export.graph.nodes import argument
 from pdp_export.graph.slots import Ids
 from pdp_export.graph.tracing import Trace
-
-Mask = NDArray[np.bool_]
+from pdp_export.removal.readers import Mask
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,7 +35,7 @@ class Narrowing:
     all_columns: Ids
 
 
-class Candidate:
+class Candidate(ABC):
     """One layer with the channels that its neighbours keep, and those that it could do without."""
 
     def __init__(self, facts: Facts, node: Node, rows: Ids, columns: Ids, made: Channels, align: int) -> None:
@@ -62,9 +63,9 @@ class Candidate:
             total += cost.copy(CopyWork(len(self.rows), made, padded=True))
         return total
 
+    @abstractmethod
     def work(self, option: Narrowing) -> tuple[LayerWork, int, int]:
         """Return the work of the layer itself, and the values of one channel of its input and of its output."""
-        raise NotImplementedError
 
     def filled(self, chosen: Ids, available: Ids) -> Ids:
         """Add others of `available` until there is one, and a multiple of the alignment."""

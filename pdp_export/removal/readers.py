@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.fx import GraphModule, Node
 
+from pdp_export.graph.channel_constants import channel_constants
 from pdp_export.graph.facts import Facts, grids
 from pdp_export.graph.nodes import TRANSPOSED_CONVOLUTIONS, argument, is_padded, operator, tensor_of
 from pdp_export.graph.slots import Ids, Use
@@ -125,7 +126,7 @@ def _reader(trace: Trace, facts: Facts, use: Use, roots: Ids) -> Reader:
         (weight != 0).any(2).numpy(),
         needed | steady,
         steady,
-        _constants(trace, facts, use),
+        cast(Vector, channel_constants(trace, facts, argument(use.node, "input"), len(use.slots)).numpy()),
         foldable=own and not closed and owns_bias,
         editable=own and use.role != "grouped",
         owns_bias=owns_bias,
@@ -141,11 +142,3 @@ def _rows(trace: Trace, facts: Facts, node: Node) -> tuple[Mask, Mask]:
     count = len(made.slots)
     steady = grids.line(facts.constant(node), made.axis, count).isfinite()
     return grids.line(facts.need(node), made.axis, count).numpy(), steady.numpy()
-
-
-def _constants(trace: Trace, facts: Facts, use: Use) -> Vector:
-    source = argument(use.node, "input")
-    channels = trace.channels(source)
-    if channels is None or len(channels.slots) != len(use.slots):
-        return np.full(len(use.slots), np.nan)
-    return cast(Vector, grids.line(facts.constant(source), channels.axis, len(use.slots)).numpy())

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.fx import Node
-from torch.fx.node import map_aggregate
 
 from pdp_export.graph.facts import grids
 from pdp_export.graph.facts.elementwise import no_constants
 from pdp_export.graph.facts.facts import Facts, Grid, Parts, Transfer
-from pdp_export.graph.nodes import argument, aten, has_argument, hint, operator, shape, value
+from pdp_export.graph.movement import rerun
+from pdp_export.graph.nodes import argument, aten, has_argument, operator, shape, value
 from pdp_export.graph.operators import SPATIAL
-
-_VIEWS = {aten.view, aten._unsafe_view}
 
 
 def _movement_constants(facts: Facts, node: Node) -> Grid | None:
@@ -25,7 +23,7 @@ def _movement_constants(facts: Facts, node: Node) -> Grid | None:
     source = node.all_input_nodes[0]
     if facts.constant(source).isnan().all() or node.target is aten.view.dtype:
         return None
-    moved = _run(node, source, facts.constant(source).expand(shape(source)))
+    moved = rerun(node, source, facts.constant(source).expand(shape(source)))
     return cast(Parts, list(moved)) if isinstance(moved, list | tuple) else cast(Tensor, moved)
 
 
@@ -38,7 +36,7 @@ def _movement_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node
         return
     start = torch.zeros(shape(source), requires_grad=True)
     with torch.enable_grad():
-        moved = _run(node, source, start)
+        moved = rerun(node, source, start)
     results = list(moved) if isinstance(moved, list | tuple) else [moved]
     wanted = need if isinstance(need, list) else [need]
     pairs = [(result, part) for result, part in zip(results, wanted, strict=True) if part is not None and part.any()]
@@ -46,17 +44,6 @@ def _movement_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node
         weights = [part.float().expand_as(result) for result, part in pairs]
         (gradient,) = torch.autograd.grad([result for result, _ in pairs], start, weights)
         yield source, gradient > 0
-
-
-def _run(node: Node, source: Node, tensor: Tensor) -> Any:
-    def concrete(item: Any) -> Any:
-        if item is source:
-            return tensor
-        return hint(value(item)) if isinstance(item, Node) else item
-
-    # What is spread has no memory of its own, so that most views of it need a copy.
-    function: Any = aten.reshape if operator(node) in _VIEWS else node.target
-    return function(*map_aggregate(node.args, concrete), **map_aggregate(node.kwargs, concrete))
 
 
 def _same_constants(facts: Facts, node: Node) -> Tensor | None:
@@ -93,7 +80,7 @@ def _reduction_constants(facts: Facts, node: Node) -> Tensor | None:
     source = node.all_input_nodes[0]
     if facts.constant(source).isnan().all() or not value(node).is_floating_point():
         return None
-    result = cast(Tensor, _run(node, source, facts.constant(source).expand(shape(source))))
+    result = cast(Tensor, rerun(node, source, facts.constant(source).expand(shape(source))))
     sized = operator(node) is aten.sum and any(not isinstance(size, int) for size in value(source).shape)
     return torch.where(result == 0, result, torch.nan) if sized else result  # a sum depends on how many there are
 
