@@ -17,6 +17,7 @@ from benchmarks.pruning_quality.batches import accuracy
 from benchmarks.pruning_quality.counting import leftovers
 from benchmarks.pruning_quality.methods.alternating import AlternatingPhases
 from benchmarks.pruning_quality.methods.base import Setting, group_mask, magnitude_masks, prunable
+from benchmarks.pruning_quality.methods.presets import Preset
 from benchmarks.pruning_quality.methods.registry import METHODS
 from benchmarks.pruning_quality.methods.soft_threshold import SoftThreshold
 from benchmarks.pruning_quality.methods.sparse_refined import RefinedStraightThrough
@@ -141,3 +142,19 @@ def test_prunable_layers_are_those_of_the_pruner():
     for task in TASKS.values():
         expected = list(prunable(task.model(0)))
         assert [mask.name for mask in Pruner(task.model(0), Unstructured(0.5), None, task.example()).masks] == expected
+
+
+@pytest.mark.parametrize(
+    ("preset", "options", "expected"),
+    [
+        ("st3", {"rescale": True}, {"rescale": True}),
+        ("st3", {"rescale": False}, {"rescale": False}),
+        ("rectified", {"slope": "pdp"}, {"backward": 1.0}),
+        ("rectified", {}, {"backward": None}),
+    ],
+)
+def test_options_of_a_preset_change_its_method(preset, options, expected):
+    """An option that is dropped on the way compares a method with itself."""
+    setting = Setting(TASK, "unstructured", 0.9, options, 100)
+    method = Preset(TASK.model(0), setting, preset).pruner.method
+    assert {name: getattr(method, name) for name in expected} == expected
