@@ -12,21 +12,16 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from io import StringIO
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.exc import UserError
-from torch.export import Dim, ExportedProgram
-from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
-from torch.export.graph_signature import InputKind
-from torch.utils import _pytree as pytree
+from torch.export import ExportedProgram
 
 from pdp_export.errors import CaptureError, PdpExportError
+from pdp_export.graph.dynamic_sizes import Dynamic, dynamic_axes, export, forget_derived_ranges, input_values
 from pdp_export.tasks.user_source import user_line
 
-Dynamic = Mapping[int, Mapping[int, str]]
-"""Index of an input -> axis -> name of the dynamic size."""
+__all__ = ["Dynamic", "capture", "dynamic_axes", "input_values", "quiet_export"]
 
 
 def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], dynamic: Dynamic | None = None) -> ExportedProgram:
@@ -49,30 +44,15 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], dynamic: Dynam
     inputs = tuple(_at_least_two(value, (dynamic or {}).get(index, {})) for index, value in enumerate(example_inputs))
     with _inference_mode(model), quiet_export():
         try:
-            raw = _export(model, inputs, _dynamic_shapes(model, len(inputs), dynamic))
+            raw = export(model, inputs, dynamic or {})
             program: ExportedProgram = raw.run_decompositions({})
         except PdpExportError:
             raise
         except Exception as error:
             raise _capture_error(error) from error
     _forget_source_lines(program)
+    forget_derived_ranges(program)
     return program
-
-
-def dynamic_axes(program: ExportedProgram) -> dict[int, dict[int, str]]:
-    """Return the dynamic axes of the user inputs, in the form that `capture` takes; names follow torch's symbols."""
-    axes: dict[int, dict[int, str]] = {}
-    for index, value in enumerate(input_values(program)):
-        named = {axis: str(size) for axis, size in enumerate(value.shape) if not isinstance(size, int)}
-        if named:
-            axes[index] = named
-    return axes
-
-
-def input_values(program: ExportedProgram) -> list[Tensor]:
-    """Return the (fake) tensors of the user inputs, in calling order; they carry shapes and dtypes."""
-    names = {spec.arg.name for spec in program.graph_signature.input_specs if spec.kind is InputKind.USER_INPUT}
-    return [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder" and node.name in names]
 
 
 @contextmanager
@@ -96,6 +76,12 @@ def quiet_export() -> Iterator[None]:
 def _check_inputs(model: nn.Module, inputs: tuple[Tensor, ...], dynamic: Dynamic) -> None:
     if not isinstance(model, nn.Module):
         raise CaptureError(f"expected a torch.nn.Module, got {type(model).__name__}", hint="pass the model itself")
+    if not isinstance(inputs, tuple | list):
+        raise CaptureError(
+            f"the example inputs are a {type(inputs).__name__}, not a tuple of tensors",
+            where="example_inputs",
+            hint="pass a tuple, (x,) for a single input",
+        )
     for index, value in enumerate(inputs):
         if not isinstance(value, Tensor):
             raise CaptureError(
@@ -103,6 +89,7 @@ def _check_inputs(model: nn.Module, inputs: tuple[Tensor, ...], dynamic: Dynamic
                 where=f"example_inputs[{index}]",
                 hint="pass a tuple of tensors, in the order of forward()",
             )
+    _check_number(model, inputs)
     for index, axes in dynamic.items():
         for axis in axes:
             if not (0 <= index < len(inputs) and 0 <= axis < inputs[index].dim()):
@@ -113,39 +100,23 @@ def _check_inputs(model: nn.Module, inputs: tuple[Tensor, ...], dynamic: Dynamic
                 )
 
 
+def _check_number(model: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+    signature = inspect.signature(model.forward)
+    try:
+        signature.bind(*inputs)
+    except TypeError as error:
+        raise CaptureError(
+            f"{len(inputs)} example inputs do not fit forward{signature}: {error}",
+            where="example_inputs",
+            hint="pass one tensor for each parameter of forward(), in its order",
+        ) from error
+
+
 def _at_least_two(value: Tensor, axes: Mapping[int, str]) -> Tensor:
     for axis in axes:
         if value.shape[axis] == 1:
             value = torch.cat([value, value], dim=axis)
     return value
-
-
-def _export(model: nn.Module, inputs: tuple[Tensor, ...], shapes: tuple[Any, ...] | None) -> ExportedProgram:
-    """Export; where the model only narrows the range of a dynamic size, accept the range that torch suggests."""
-    try:
-        return torch.export.export(model, inputs, dynamic_shapes=shapes)
-    except UserError as error:
-        if shapes is None or "Suggested fixes:" not in str(error):
-            raise
-        before, _, after = str(error).partition("Suggested fixes:")
-        fixes = after.strip().split("\n\n")[0]
-        refined = refine_dynamic_shapes_from_suggested_fixes(f"{before}Suggested fixes:\n{fixes}", shapes)
-        if any(isinstance(size, int | None) for size in pytree.tree_leaves(refined)):
-            raise
-        return torch.export.export(model, inputs, dynamic_shapes=refined)
-
-
-def _dynamic_shapes(model: nn.Module, count: int, dynamic: Dynamic | None) -> tuple[Any, ...] | None:
-    """Return torch's own form: one mapping per parameter of forward(), the ones in ``*args`` nested."""
-    if not dynamic:
-        return None
-    dims = {name: Dim(name) for axes in dynamic.values() for name in axes.values()}
-    shapes = [{axis: dims[name] for axis, name in dynamic.get(index, {}).items()} for index in range(count)]
-    kinds = [parameter.kind for parameter in inspect.signature(model.forward).parameters.values()]
-    if inspect.Parameter.VAR_POSITIONAL in kinds:
-        plain = kinds.index(inspect.Parameter.VAR_POSITIONAL)
-        return (*shapes[:plain], tuple(shapes[plain:]))
-    return tuple(shapes)
 
 
 @contextmanager
@@ -167,8 +138,11 @@ def _inference_mode(model: nn.Module) -> Iterator[None]:
 
 def _capture_error(error: Exception) -> CaptureError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
-    hint = "make forward() free of branches on tensor values; see torch.cond in the documentation of torch.export"
-    if lines[0].startswith("Constraints violated"):
+    hint = "check that model(*example_inputs) runs; torch.export follows forward() once, on these inputs"
+    if "data-dependent" in str(error):
+        lines = [f"forward() decides by the values of a tensor ({lines[0]})"]
+        hint = "compute both sides and choose by torch.where, or see torch.cond in the documentation of torch.export"
+    elif lines[0].startswith("Constraints violated"):
         # The first line only points to an environment variable; the reasons follow as a list.
         lines = [line[2:].split(" If you're")[0] for line in lines if line.startswith("- ")] or lines
         hint = "leave this axis fixed, or remove the line that fixes its size"

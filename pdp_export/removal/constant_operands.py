@@ -8,6 +8,7 @@ from pdp_export.graph.facts import Facts, grids
 from pdp_export.graph.nodes import aten, is_tensor, operator, value
 from pdp_export.graph.operators import BINARY
 from pdp_export.removal.copies import stored_node
+from pdp_export.removal.folding import drop_dead_code
 
 _NEUTRAL = {aten.add, aten.sub}
 
@@ -22,8 +23,7 @@ def replace_constant_operands(module: GraphModule, facts: Facts) -> bool:
         if node.op == "call_function" and operator(node) in BINARY:
             changed |= _replace(module, facts, node)
     if changed:
-        module.graph.eliminate_dead_code()
-        module.recompile()
+        drop_dead_code(module)
     return changed
 
 

@@ -41,10 +41,18 @@ def fold_batch_norms(module: GraphModule) -> dict[str, str]:
                 _fold(module, layer, norm)
                 folded[layer.name] = result.name
                 result.replace_all_uses_with(layer)
-    module.graph.eliminate_dead_code()
+    drop_dead_code(module)
+    return folded
+
+
+def drop_dead_code(module: GraphModule) -> None:
+    """Delete what no output depends on: nodes, then tensors.
+
+    Attention goes too; torch calls it impure, for the dropout that it does not do in inference.
+    """
+    module.graph.eliminate_dead_code(lambda node: node.is_impure(impure_random=False))
     drop_unused_tensors(module)
     module.recompile()
-    return folded
 
 
 def drop_unused_tensors(module: GraphModule) -> None:

@@ -11,7 +11,6 @@ from torch.fx import GraphModule, Interpreter, Node
 from torch.utils import _pytree as pytree
 
 from pdp_export.errors import ProofError
-from pdp_export.graph.capture import Dynamic
 from pdp_export.graph.nodes import layer_of, operator_name
 
 LIMIT = 1e-12
@@ -22,17 +21,21 @@ Expected = Callable[[Node, Mapping[str, Tensor]], Tensor | None]
 """From a node of the new graph and all values of the old one: the value that node should have, if any."""
 
 
-def proof_inputs(example_inputs: Inputs, dynamic: Dynamic | None) -> list[Inputs]:
+def proof_inputs(example_inputs: Inputs, sizes: Mapping[int, Mapping[int, int]]) -> list[Inputs]:
     """Return the inputs to prove on: the example and random ones, each at two sizes if any size is dynamic.
 
     Floating inputs become float64. Random integers and booleans are values of the example in another
     order, since an embedding or a mask accepts only some.
+
+    Args:
+        example_inputs: Positional inputs.
+        sizes: The second size of every dynamic axis, by input and axis.
     """
     cases = [tuple(value.double() if value.is_floating_point() else value for value in example_inputs)]
     generator = torch.Generator().manual_seed(0)
     cases.append(tuple(_random_like(value, generator) for value in cases[0]))
-    if dynamic:
-        cases += [tuple(_one_larger(value, dynamic.get(i, {})) for i, value in enumerate(case)) for case in list(cases)]
+    if sizes:
+        cases += [tuple(_resized(value, sizes.get(i, {})) for i, value in enumerate(case)) for case in list(cases)]
     return cases
 
 
@@ -103,16 +106,17 @@ def _largest(old: Any, new: Any) -> float:
 
 def _random_like(value: Tensor, generator: torch.Generator) -> Tensor:
     if value.is_floating_point():
-        spread = value.std(correction=0).clamp_min(1.0) if value.numel() else 1.0
-        return torch.randn(value.shape, generator=generator, dtype=value.dtype) * spread
+        finite = value[value.isfinite()]
+        spread = finite.std(correction=0).clamp_min(1.0) if finite.numel() else 1.0
+        drawn = torch.randn(value.shape, generator=generator, dtype=value.dtype) * spread
+        return torch.where(value.isfinite(), drawn, value)  # a mask of attention keeps its infinities
     order = torch.randperm(value.numel(), generator=generator)
     return value.flatten()[order].view(value.shape)
 
 
-def _one_larger(value: Tensor, axes: Mapping[int, str]) -> Tensor:
-    """Return the value with each dynamic axis one longer, filled from its beginning (and at least 3)."""
-    for axis in axes:
-        size = max(value.shape[axis] + 1, 3)
+def _resized(value: Tensor, sizes: Mapping[int, int]) -> Tensor:
+    """Return the value with other sizes along these axes, filled from its beginning."""
+    for axis, size in sizes.items():
         value = value.index_select(axis, torch.arange(size) % value.shape[axis])
     return value
 

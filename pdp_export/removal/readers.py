@@ -38,11 +38,11 @@ class Reader:
     """A weight that reads channels.
 
     `columns` and `rows` are representatives of the slots along its input and output axis, `touched`
-    (rows x columns) says where any weight is not zero, `matters` which rows are needed, or constants
-    that others count on (`steady`, also where they stay only to fill a width), `constants` what each
-    column reads (NaN: it depends on the input). `editable`: the weight is this layer's own and of one
-    group; `foldable`: a constant can also move exactly into the bias, which is its own (`owns_bias`).
-    `taps`: how many weights join a row and a column.
+    (rows x columns) says where any weight is not zero, or what it multiplies not finite, `matters`
+    which rows are needed, or constants that others count on (`steady`, also where they stay only to
+    fill a width), `constants` what each column reads (NaN: it depends on the input). `editable`: the
+    weight is this layer's own and of one group; `foldable`: a constant can also move exactly into the
+    bias, which is its own (`owns_bias`). `taps`: how many weights join a row and a column.
     """
 
     use: Use
@@ -119,14 +119,15 @@ def _reader(trace: Trace, facts: Facts, use: Use, roots: Ids) -> Reader:
     own = len(argument(use.node, "weight").users) == 1
     owns_bias = bias is None or len(bias.users) == 1
     closed = is_padded(use.node) or operator(use.node) in TRANSPOSED_CONVOLUTIONS
+    constants = cast(Vector, channel_constants(trace, facts, argument(use.node, "input"), len(use.slots)).numpy())
     return Reader(
         use,
         roots[use.slots],
         roots[made.slots],
-        (weight != 0).any(2).numpy(),
+        (weight != 0).any(2).numpy() | np.isinf(constants),
         needed | steady,
         steady,
-        cast(Vector, channel_constants(trace, facts, argument(use.node, "input"), len(use.slots)).numpy()),
+        constants,
         foldable=own and not closed and owns_bias,
         editable=own and use.role != "grouped",
         owns_bias=owns_bias,

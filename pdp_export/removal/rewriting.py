@@ -15,7 +15,7 @@ from pdp_export.graph.nodes import (
     tensor_of,
 )
 from pdp_export.removal.copies import gather, insert_copies
-from pdp_export.removal.folding import drop_unused_tensors, new_bias_name, set_bias
+from pdp_export.removal.folding import drop_dead_code, new_bias_name, set_bias
 from pdp_export.removal.grouping import Grouping, groupings
 from pdp_export.removal.planning import Plan
 from pdp_export.removal.readers import Mask, Merge, Reader, lines
@@ -47,9 +47,7 @@ def apply_plan(plan: Plan) -> None:
     for node in nodes:
         if node.target is aten.view.default:  # what a copy makes may lie otherwise in memory
             node.target = aten.reshape.default
-    module.graph.eliminate_dead_code()
-    drop_unused_tensors(module)
-    module.recompile()
+    drop_dead_code(module)
 
 
 def _fold_constants(module: GraphModule, plan: Plan, reader: Reader) -> None:

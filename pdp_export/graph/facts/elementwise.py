@@ -50,7 +50,7 @@ def _but_for_zeros(facts: Facts, node: Node, source: Node, need: Tensor) -> Tens
     if operator(node) in _ABSORBING:
         for other in node.all_input_nodes:
             if other is not source and is_tensor(other):
-                need = need & (facts.constant(other) != 0)
+                need = need & ((facts.constant(other) != 0) | facts.constant(source).isinf())
     return need
 
 

@@ -83,10 +83,13 @@ def _layer_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, T
         return
     if operator(node) is aten.linear:  # position by position: a class token needs no other token here
         wanted = cast(Tensor, need).expand(*cast(Tensor, need).shape[:-1], found.outputs)
-        yield found.source, (wanted.double() @ found.touched[0].double()) > 0
+        read = (wanted.double() @ found.touched[0].double()) > 0
+        yield found.source, read | (facts.constant(found.source).isinf() & wanted.any(-1, keepdim=True))
         return
+    infinite = grids.line(facts.constant(found.source), found.reads, found.inputs).isinf()
     rows = grids.line(cast(Tensor, need), found.makes, found.outputs).reshape(len(found.lines), -1)
-    columns = (found.touched & rows[:, :, None]).any(1).flatten()
+    read = found.touched | infinite.reshape(len(found.lines), 1, -1)  # zero times infinity is not zero
+    columns = (read & rows[:, :, None]).any(1).flatten()
     yield found.source, grids.spread(columns, found.reads, len(shape(found.source)))
 
 

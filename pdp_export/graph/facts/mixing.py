@@ -109,6 +109,9 @@ def _matmul_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, 
         yield from everything(node)
         return
     first, second = pair
+    if any(facts.constant(item).isinf().any() for item in pair):  # which no zero silences
+        yield from everything(node)
+        return
     wanted = cast(Tensor, need)
     used = facts.constant(second)
     touched = grids.varies(grids.uniform(used, (-2,))) if _sums_to_one(first) else used != 0
