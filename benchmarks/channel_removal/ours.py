@@ -1,0 +1,109 @@
+"""Our own removal, with measured costs, with estimated ones, and with constant policies."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.channel_removal.case import Case
+from benchmarks.channel_removal.dialect import plain
+from benchmarks.channel_removal.policies import Always, Never
+from pdp_export.removal.channel_removal import remove_from
+from pdp_export.removal.costs import CostModel, cost_model
+from pdp_export.removal.precision import narrowed
+from pdp_export.removal.simplification import Prepared, prepare
+
+if TYPE_CHECKING:
+    from torch.export import ExportedProgram
+
+    from pdp_export.costs.measured import Measured, Runtime
+
+
+@dataclass(frozen=True)
+class Made:
+    """A variant, and what is worth knowing about how it was made."""
+
+    module: nn.Module
+    facts: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+
+def measured(runtime: str, folder: Path) -> Measured:
+    """Return the cost model that measures on a runtime and remembers in a folder."""
+    from pdp_export.costs import measured as model
+
+    return model(cast("Runtime", runtime), threads=1, folder=folder)
+
+
+def estimate(align: int) -> CostModel:
+    """Return the cost model that measures nothing."""
+    return cost_model("latency", (align,))
+
+
+def planned(runtime: str) -> Callable[[Case], Made]:
+    """Return the variant whose plan was measured on a runtime; its time of planning is read twice."""
+
+    def make(case: Case) -> Made:
+        cost = measured(runtime, case.costs)
+        first = _removed(case.prepared, cost.fills, cost)
+        cost = measured(runtime, case.costs)
+        again = _removed(case.prepared, cost.fills, cost)
+        return Made(first.module, first.facts | {"plan_cached_s": again.facts["plan_s"]})
+
+    return make
+
+
+def estimated(runtime: str) -> Callable[[Case], Made]:
+    """Return the variant whose plan for a runtime was estimated: tensors in whole blocks where the runtime has some."""
+
+    def make(case: Case) -> Made:
+        align = 1 if runtime == "torch" else case.block
+        return _removed(case.prepared, (align,), estimate(align))
+
+    return make
+
+
+def never(align: int) -> Callable[[Case], Made]:
+    """Return the variant without any gather."""
+    return lambda case: _removed(case.prepared, (align,), Never((align,)))
+
+
+def always(align: int) -> Callable[[Case], Made]:
+    """Return the variant with every gather that makes a layer narrower."""
+    return lambda case: _removed(case.prepared, (align,), Always((align,)))
+
+
+def for_target(case: Case, target: str) -> ExportedProgram:
+    """Return the program that our public function makes for a target whose costs are not measured."""
+    from pdp_export import remove_channels
+
+    return remove_channels(case.masked, case.images[:1], target=target).program
+
+
+def removed_from(model: nn.Module, images: tuple[Tensor, ...], cost: CostModel) -> Made:
+    """Return a module of ours for any network, with the widths that the costs know of."""
+    return _removed(prepare(model, images, None), cost.fills, cost)
+
+
+def _removed(prepared: Prepared, aligns: Sequence[int], cost: CostModel) -> Made:
+    """Plan and rewrite; the proof is left out here, since every variant is compared with the masked network."""
+    start, busy = time.perf_counter(), time.process_time()
+    edited, report = remove_from(dataclasses.replace(prepared, cases=[]), aligns, cost, stage="benchmark")
+    seconds, cpu = time.perf_counter() - start, time.process_time() - busy
+    chosen = [choice.chosen for choice in report.choices]
+    with torch.no_grad():
+        module = plain(narrowed(edited)).eval()
+    return Made(
+        module,
+        {
+            "plan_s": round(seconds, 3),
+            "plan_cpu_s": round(cpu, 3),
+            "choices": {name: chosen.count(name) for name in dict.fromkeys(chosen)},
+        },
+    )
