@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pdp_export.errors import PdpExportError
     from pdp_export.pipeline.api import Artifact, FileVerdict, convert, prune_and_convert, validate
+    from pdp_export.pipeline.removal_api import remove_channels
     from pdp_export.pruning import NM, AccuracyRule, Block, Channel, Pruner, Schedule, Unstructured
     from pdp_export.recipe import Recipe
-    from pdp_export.removal import Removed, remove_channels, simplify
+    from pdp_export.removal import Removed, simplify
     from pdp_export.results import Verdict
 
 __all__ = [
@@ -54,7 +55,7 @@ _HOMES = {
     "Verdict": "pdp_export.results",
     "convert": "pdp_export.pipeline.api",
     "prune_and_convert": "pdp_export.pipeline.api",
-    "remove_channels": "pdp_export.removal",
+    "remove_channels": "pdp_export.pipeline.removal_api",
     "simplify": "pdp_export.removal",
     "validate": "pdp_export.pipeline.api",
 }

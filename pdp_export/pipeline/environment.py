@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from pdp_export.machine import cpu_name
 from pdp_export.measurements import EnvironmentFacts
 
 LIBRARIES = (
@@ -43,7 +44,7 @@ def describe(threads: int | None = None, device: str = "cpu") -> EnvironmentFact
     return EnvironmentFacts(
         os=f"{platform.system()} {platform.release()}",
         machine=platform.machine(),
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         cpu_count=os.cpu_count() or 1,
         python=platform.python_version(),
         versions=library_versions(),
@@ -98,12 +99,3 @@ def _git(folder: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout if done.returncode == 0 else None
-
-
-def _cpu_name() -> str:
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

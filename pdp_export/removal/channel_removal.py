@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +19,7 @@ from pdp_export.graph.facts import channel_facts
 from pdp_export.removal.constant_operands import replace_constant_operands
 from pdp_export.removal.costs import CostModel, Objective, cost_model
 from pdp_export.removal.folding import drop_unused_tensors
+from pdp_export.removal.hoisting import NARROWED
 from pdp_export.removal.planning import Plan, plan_removal
 from pdp_export.removal.proof import Expected, Inputs, prove
 from pdp_export.removal.records import RemovalReport
@@ -42,8 +43,9 @@ def remove_channels(
     *,
     target: str | None = None,
     dynamic: Dynamic | None = None,
-    align: int = 1,
+    align: int | Sequence[int] = 1,
     objective: Objective = "latency",
+    cost: CostModel | None = None,
 ) -> Removed:
     """Return the same function with every channel gone that contributes nothing.
 
@@ -52,11 +54,13 @@ def remove_channels(
     Args:
         model: A module, or a program that is already captured.
         example_inputs: Positional inputs; may be left out for a program that carries its own.
-        target: The target that the result is for; recorded in messages, plans do not differ yet.
+        target: The target that the result is for, named in messages.
         dynamic: Input index -> axis -> name.
-        align: Widths are filled with dead channels up to a multiple of this, never beyond the original.
+        align: Widths are filled with dead channels up to a multiple of this, never beyond the original; of several
+            multiples the one that costs least.
         objective: What decides whether a layer gets copies in front or behind, so that it works on fewer channels
             than its neighbours hold: estimated "latency", stored "size", or "macs" alone.
+        cost: Decides in its place, for example with measured times.
 
     Raises:
         CaptureError: torch.export cannot capture the module.
@@ -64,11 +68,13 @@ def remove_channels(
         ProofError: the result differs by more than 1e-12 of max|y| in float64; there is no result then.
         UsageError: `align` is not positive, or the objective is unknown.
     """
-    if align < 1:
+    widths = _several(align)
+    if min(widths, default=0) < 1:
         raise UsageError(f"align is {align}, it must be at least 1", where="align", hint="use 8 or 16, or leave it out")
-    cost = cost_model(objective, align)
+    chosen = cost or cost_model(objective, widths)
     prepared = prepare(model, example_inputs, dynamic)
-    edited, report = remove_from(prepared, align, cost, stage=f"removing channels for {target or 'any target'}")
+    stage = f"removing channels for {target or 'any target'}"
+    edited, report = remove_from(prepared, widths, chosen, stage=stage)
     program = recapture(edited, prepared)
     module = program.module(check_guards=False)
     before, after = count_module(prepared.folded), count_module(module)
@@ -81,7 +87,9 @@ def remove_channels(
     return Removed(module, program, report.model_copy(update=figures))
 
 
-def remove_from(prepared: Prepared, align: int, cost: CostModel, *, stage: str) -> tuple[GraphModule, RemovalReport]:
+def remove_from(
+    prepared: Prepared, align: int | Sequence[int], cost: CostModel, *, stage: str
+) -> tuple[GraphModule, RemovalReport]:
     """Plan, rewrite and prove in float64; the report lacks only the counts."""
     with quiet_export():
         edited = copy.deepcopy(prepared.folded)
@@ -91,12 +99,16 @@ def remove_from(prepared: Prepared, align: int, cost: CostModel, *, stage: str) 
         facts = channel_facts(edited)
     staying = dict(edited.named_parameters())
     vanished = {name: item for name, item in prepared.folded.named_parameters() if name not in staying}
-    plan = plan_removal(trace(edited), facts, align, cost)
-    report = removal_report(plan, vanished, align=align, cost_of=cost.name)
+    plan = plan_removal(trace(edited), facts, _several(align), cost)
+    report = removal_report(plan, vanished, align=plan.align, cost_of=cost.name)
     apply_plan(plan)
     error = prove(prepared.original, edited, prepared.cases, stage=stage, expected=_expected(plan, prepared))
     proof = {"proof_error": max(error, prepared.error), "proof_cases": len(prepared.cases)}
     return edited, report.model_copy(update=proof)
+
+
+def _several(align: int | Sequence[int]) -> Sequence[int]:
+    return (align,) if isinstance(align, int) else align
 
 
 def _expected(plan: Plan, prepared: Prepared) -> Expected:
@@ -110,8 +122,8 @@ def _expected(plan: Plan, prepared: Prepared) -> Expected:
                 value = value.index_select(axis, torch.from_numpy(kept))
         if value is None or channels is None:
             return value
-        if node in plan.narrowed:
-            return None  # its rows stand in their places only behind the copy that follows
+        if node in plan.narrowed or node.meta.get(NARROWED):
+            return None  # its channels stand in their places only behind the copy that follows
         if plan.fillers[plan.roots[channels.slots]].any():
             return None  # where nobody reads a filler, its value is free
         return value.index_select(channels.axis, torch.from_numpy(plan.kept(channels.slots)))

@@ -9,6 +9,7 @@ from torch.fx import GraphModule, Node
 
 from pdp_export.graph.nodes import argument, aten, operator, shape, tensor_of
 from pdp_export.graph.slots import Ids
+from pdp_export.removal.hoisting import hoist_selects
 from pdp_export.removal.narrow_options import Narrowing
 from pdp_export.removal.planning import Plan
 
@@ -19,6 +20,7 @@ def insert_copies(plan: Plan) -> None:
     for node, narrow in plan.narrowed.items():
         _select(plan, node, narrow, selected)
         _expand(plan, node, narrow)
+    hoist_selects(plan.trace.module, list(selected.values()))
 
 
 def gather(module: GraphModule, source: Node, axis: int, places: Ids, name: str) -> Node:

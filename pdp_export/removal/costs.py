@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from pdp_export.errors import UsageError
 
 Objective = Literal["latency", "size", "macs"]
-
-
-@dataclass(frozen=True)
-class LayerWork:
-    """A layer with weights: `rows` x `columns` channels, `taps` weights for each pair, used at `positions` places."""
-
-    rows: int
-    columns: int
-    taps: int
-    positions: int
-
-    @property
-    def macs(self) -> int:
-        """Multiply-accumulates of one run."""
-        return self.rows * self.columns * self.taps * self.positions
+Kind = Literal["convolution", "transposed", "linear"]
 
 
 @dataclass(frozen=True)
@@ -35,8 +22,52 @@ class CopyWork:
     padded: bool = False
 
 
+@dataclass(frozen=True)
+class LayerWork:
+    """A layer with weights, and the gathers around it, as one option would have them.
+
+    It reads `columns` channels of the `available` that its input has, and makes `rows` channels of the `wanted` that
+    its output needs. `source` and `result` are the sizes (N, spatial...) of both without their channels; a linear
+    layer has all its rows in N. `kernel`, `stride` and `dilation` have one entry for each spatial axis.
+    """
+
+    kind: Kind
+    rows: int
+    columns: int
+    available: int
+    wanted: int
+    source: tuple[int, ...]
+    result: tuple[int, ...]
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+
+    @property
+    def weights(self) -> int:
+        """Stored numbers, without the bias."""
+        return self.rows * self.columns // self.groups * math.prod(self.kernel)
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one run."""
+        return self.weights * math.prod(self.source if self.kind == "transposed" else self.result)
+
+    @property
+    def copies(self) -> Iterator[CopyWork]:
+        """Yield the gather in front, and the one behind, where there is one."""
+        if self.columns < self.available:
+            yield CopyWork(self.columns, math.prod(self.source))
+        if self.rows < self.wanted:
+            yield CopyWork(self.wanted, math.prod(self.result), padded=True)
+
+
+_NO_REUSE = 4
+"""A layer of many groups loads each input for so few results that it takes as long as this many columns."""
+
+
 class CostModel(Protocol):
-    """Costs that can be added and compared; their unit is the model's own."""
+    """Costs of the same unit, which is the model's own."""
 
     @property
     def name(self) -> str:
@@ -46,44 +77,38 @@ class CostModel(Protocol):
     def worthwhile(self) -> float:
         """The share of a layer's cost that a change must save."""
 
-    def layer(self, work: LayerWork) -> float:
-        """Return the cost of a layer."""
+    @property
+    def fills(self) -> tuple[int, ...]:
+        """The multiples that the width of a narrowed layer may be filled to; 1 for as narrow as can be."""
 
-    def copy(self, work: CopyWork) -> float:
-        """Return the cost of a gather."""
+    def costs(self, options: Sequence[LayerWork]) -> list[float]:
+        """Return what each option of one layer costs."""
 
 
 @dataclass(frozen=True)
 class Macs:
     """Multiply-accumulates alone: copies are free."""
 
+    fills: tuple[int, ...] = (1,)
     name: str = "multiply-accumulates"
     worthwhile: float = 0.0
 
-    def layer(self, work: LayerWork) -> float:
+    def costs(self, options: Sequence[LayerWork]) -> list[float]:
         """Return rows x columns x taps x positions."""
-        return float(work.macs)
-
-    def copy(self, work: CopyWork) -> float:
-        """Return 0."""
-        del work
-        return 0.0
+        return [float(work.macs) for work in options]
 
 
 @dataclass(frozen=True)
 class Size:
     """Stored numbers: weights, and the 64-bit indices of copies, each as two."""
 
+    fills: tuple[int, ...] = (1,)
     name: str = "stored numbers"
     worthwhile: float = 0.0
 
-    def layer(self, work: LayerWork) -> float:
-        """Return the number of weights."""
-        return float(work.rows * work.columns * work.taps)
-
-    def copy(self, work: CopyWork) -> float:
-        """Return twice the number of indices."""
-        return 2.0 * work.channels
+    def costs(self, options: Sequence[LayerWork]) -> list[float]:
+        """Return the number of weights and twice the number of indices."""
+        return [float(work.weights + 2 * sum(copy.channels for copy in work.copies)) for work in options]
 
 
 @dataclass(frozen=True)
@@ -95,30 +120,40 @@ class Analytic:
     """
 
     block: int = 8
+    fills: tuple[int, ...] = (1,)
     macs_per_us: float = 25_000.0
     bytes_per_us: float = 5_000.0
     call_us: float = 4.0
     name: str = "estimated microseconds"
     worthwhile: float = 0.1
 
-    def layer(self, work: LayerWork) -> float:
-        """Return the time of the blocks that the channels fill."""
+    def costs(self, options: Sequence[LayerWork]) -> list[float]:
+        """Return the time of the blocks that the channels fill, and of the copies."""
+        return [self._layer(work) + sum(map(self._copy, work.copies)) for work in options]
+
+    def _layer(self, work: LayerWork) -> float:
         rows, columns = (math.ceil(count / self.block) * self.block for count in (work.rows, work.columns))
-        return self.call_us + rows * columns * work.taps * work.positions / self.macs_per_us
+        pairs = rows * columns if work.groups == 1 else rows * max(work.columns // work.groups, _NO_REUSE)
+        macs = work.macs / (work.rows * work.columns // work.groups) * pairs
+        return self.call_us + macs / self.macs_per_us
 
-    def copy(self, work: CopyWork) -> float:
-        """Return the time of moving the values, twice as long where others are filled in."""
-        passes = 3 * (2 if work.padded else 1)
-        return self.call_us + passes * 4 * work.channels * work.positions / self.bytes_per_us
+    def _copy(self, copy: CopyWork) -> float:
+        passes = 3 * (2 if copy.padded else 1)
+        return self.call_us + passes * 4 * copy.channels * copy.positions / self.bytes_per_us
 
 
-def cost_model(objective: Objective, block: int) -> CostModel:
-    """Return the model for an objective that needs no measuring.
+def cost_model(objective: Objective, align: int | Sequence[int]) -> CostModel:
+    """Return the model for an objective that needs no measuring; widths are filled to multiples of `align`.
 
     Raises:
         UsageError: for an unknown objective.
     """
-    models: dict[str, CostModel] = {"latency": Analytic(max(block, 8)), "size": Size(), "macs": Macs()}
+    fills = (align,) if isinstance(align, int) else tuple(align)
+    models: dict[str, CostModel] = {
+        "latency": Analytic(max(8, *fills), fills),
+        "size": Size(fills),
+        "macs": Macs(fills),
+    }
     if objective not in models:
         raise UsageError(f"unknown objective {objective!r}", where="objective", hint=f"use one of: {', '.join(models)}")
     return models[objective]

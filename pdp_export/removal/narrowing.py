@@ -7,7 +7,8 @@ of dead filters between them. Whether that pays is a question of cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from torch.fx import Node
 
@@ -21,38 +22,55 @@ from pdp_export.removal.readers import Mask, Reader
 from pdp_export.removal.records import LayerChoice
 
 
+@dataclass(frozen=True)
+class Narrowings:
+    """The layers that had better be narrower than their tensors, the costs that say so, and what all layers cost."""
+
+    found: Mapping[Node, Narrowing]
+    choices: Sequence[LayerChoice]
+    total: float
+
+
 def narrowed(
-    trace: Trace, facts: Facts, readers: list[Reader], removed: Mask, roots: Ids, cost: CostModel, align: int
-) -> tuple[dict[Node, Narrowing], list[LayerChoice]]:
-    """Return the layers that had better be narrower than their tensors, and the costs that say so."""
+    trace: Trace, facts: Facts, readers: list[Reader], removed: Mask, roots: Ids, cost: CostModel, *, count_all: bool
+) -> Narrowings:
+    """Choose for each layer; those without a choice are costed too where `count_all`, for the total."""
     found: dict[Node, Narrowing] = {}
     choices: list[LayerChoice] = []
-    for layer in _candidates(trace, facts, readers, removed, roots, align):
-        options = layer.options()
-        if len(options) < 2:  # noqa: PLR2004  (nothing to choose)
+    total = 0.0
+    for layer in _candidates(trace, facts, readers, removed, roots):
+        options = layer.options(cost.fills)
+        if len(options) == 1 and not count_all:
             continue
-        costs = {name: layer.cost(option, cost) for name, option in options.items()}
-        best = min(costs, key=costs.__getitem__)
-        if costs[best] >= costs[AS_IT_IS] * (1 - cost.worthwhile):
-            best = AS_IT_IS
-        choices.append(LayerChoice(layer=layer_of(layer.node), costs=costs, chosen=best))
-        if best != AS_IT_IS:
-            found[layer.node] = options[best]
-    return found, choices
+        choice = _cheapest(layer, options, cost)
+        total += choice.costs[choice.chosen]
+        if len(options) > 1:
+            choices.append(choice)
+        if choice.chosen != AS_IT_IS:
+            found[layer.node] = options[choice.chosen]
+    return Narrowings(found, choices, total)
 
 
-def _candidates(
-    trace: Trace, facts: Facts, readers: list[Reader], removed: Mask, roots: Ids, align: int
-) -> Iterator[Candidate]:
+def _cheapest(layer: Candidate, options: Mapping[str, Narrowing], cost: CostModel) -> LayerChoice:
+    """Return the cheapest option; a layer stays as it is for a gain that is not worthwhile."""
+    numbers = cost.costs([layer.work(option) for option in options.values()])
+    costs = dict(zip(options, numbers, strict=True))
+    best = min(costs, key=costs.__getitem__)
+    if costs[best] >= costs[AS_IT_IS] * (1 - cost.worthwhile):
+        best = AS_IT_IS
+    return LayerChoice(layer=layer_of(layer.node), costs=costs, chosen=best)
+
+
+def _candidates(trace: Trace, facts: Facts, readers: list[Reader], removed: Mask, roots: Ids) -> Iterator[Candidate]:
     """Yield the layers whose weights are theirs alone."""
     for reader in readers:
         if reader.editable and reader.owns_bias:
-            yield Full(trace, facts, reader, removed, align)
+            yield Full(trace, facts, reader, removed)
     for use in trace.uses:
         if is_depthwise(trace, use.node) and use.tensor == str(argument(use.node, "weight").target):
             weight, bias = argument(use.node, "weight"), argument(use.node, "bias")
             if len(weight.users) == 1 and (bias is None or len(bias.users) == 1):
-                yield Depthwise(trace, facts, use.node, removed, roots, align)
+                yield Depthwise(trace, facts, use.node, removed, roots)
 
 
 def is_depthwise(trace: Trace, node: Node) -> bool:

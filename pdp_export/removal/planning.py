@@ -26,7 +26,8 @@ class Plan:
 
     `removed` is what goes; `fillers` could go and stay to fill a width (or as the last channel);
     `blocked` says why a slot stays; `merges` which constant column of a reader takes over the others;
-    `narrowed` which layers work on fewer channels than stay, by which `choices`.
+    `narrowed` which layers work on fewer channels than stay, by which `choices`; `align` the multiple that widths
+    are filled to.
     """
 
     trace: Trace
@@ -38,6 +39,7 @@ class Plan:
     merges: list[Merge]
     narrowed: Mapping[Node, Narrowing] = field(default_factory=dict)
     choices: Sequence[LayerChoice] = ()
+    align: int = 1
 
     def stay(self, use: Use) -> Ids:
         """Return the positions along the axis of a stored tensor that stay."""
@@ -61,14 +63,14 @@ class Plan:
         return [np.flatnonzero(kept.any(axes)) for axes in others]
 
 
-def plan_removal(trace: Trace, facts: Facts, align: int, cost: CostModel) -> Plan:
-    """Find every removable channel, then put some back so that widths are multiples of `align`.
+def plan_removal(trace: Trace, facts: Facts, aligns: Sequence[int], cost: CostModel) -> Plan:
+    """Find every removable channel, then put some back so that widths are multiples of one of `aligns`.
 
     A channel may go when it is not frozen, when no tensor holds it live (needed and dependent on the
     input), and when every layer that reads it as a constant can do without: one without padding takes it
     into its bias, one with padding keeps a single constant channel in the place of all of them, which is
     exact at the border too. Layers that could do with fewer channels than stay are narrowed where `cost`
-    says that it pays.
+    says that it pays. Of several `aligns`, the one counts with which all layers together cost least.
     """
     roots, frozen = trace.slots.roots(), trace.slots.frozen()
     readers = readers_of(trace, facts, roots)
@@ -80,9 +82,14 @@ def plan_removal(trace: Trace, facts: Facts, align: int, cost: CostModel) -> Pla
         for root in reader.columns[columns].tolist():
             reasons.setdefault(root, reason)
     merges = [merge for reader in readers if (merge := reader.merge(blocked)) is not None]
-    removed = _filled(trace, roots, ~blocked, align)
-    narrow, choices = narrowed(trace, facts, readers, removed, roots, cost, align)
-    return Plan(trace, roots, removed, ~blocked & ~removed, reasons, readers, merges, narrow, choices)
+    plans: list[tuple[float, Plan]] = []
+    for align in aligns:
+        removed = _filled(trace, roots, ~blocked, align)
+        narrow = narrowed(trace, facts, readers, removed, roots, cost, count_all=len(aligns) > 1)
+        fillers = ~blocked & ~removed
+        plan = Plan(trace, roots, removed, fillers, reasons, readers, merges, narrow.found, narrow.choices, align)
+        plans.append((narrow.total, plan))
+    return min(plans, key=lambda item: item[0])[1]
 
 
 def _live(trace: Trace, facts: Facts, roots: Ids) -> Iterator[tuple[int, str]]:

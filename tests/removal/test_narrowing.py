@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pdp_export.errors import UsageError
 from pdp_export.removal import Removed, remove_channels
-from pdp_export.removal.costs import Analytic, CopyWork, LayerWork, cost_model
+from pdp_export.removal.costs import Analytic, LayerWork, cost_model
 from tests.removal.networks import kill, randomised
 
 X = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
@@ -175,10 +175,14 @@ def test_unknown_objective() -> None:
 
 def test_estimated_time_counts_whole_blocks() -> None:
     """A width of 9 costs as much as one of 16, and copies are not free."""
-    cost = Analytic(block=16)
-    assert cost.layer(LayerWork(9, 16, 9, 100)) == cost.layer(LayerWork(16, 16, 9, 100))
-    assert cost.copy(CopyWork(8, 100, padded=True)) > cost.copy(CopyWork(8, 100)) > 0
-    assert cost_model("latency", 16) == cost
+    cost = Analytic(block=16, fills=(16,))
+
+    def layer(columns: int, available: int = 16, wanted: int = 16) -> LayerWork:
+        return LayerWork("linear", 16, columns, available, wanted, (100,), (100,))
+
+    narrow, wide, selected, expanded = cost.costs([layer(9, 9), layer(16), layer(9), layer(9, 9, 32)])
+    assert narrow == wide < selected < expanded
+    assert cost_model("latency", (16,)) == cost
 
 
 def test_branch_that_is_one_constant_vanishes() -> None:

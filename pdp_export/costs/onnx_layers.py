@@ -1,0 +1,116 @@
+"""A layer with its gathers as a small ONNX model between two thin neighbours, opened in ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pdp_export.costs.sample import Sample, sample
+from pdp_export.removal.costs import LayerWork
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+    from pdp_export.costs.timing import Run
+
+_OPSET = 18
+_THIN = 1
+
+
+def onnx_run(work: LayerWork, threads: int) -> Run:
+    """Return a function that runs the layer once in ONNX Runtime.
+
+    Its neighbours are pointwise convolutions of one channel: ONNX Runtime keeps the tensors between convolutions in
+    blocks of channels, and a gather has to undo that in front of it and to make it again behind, which is most of what
+    it costs. The neighbours are the same for every option of a layer.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 4
+    model = onnx_layer(work)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    (given,) = session.get_inputs()
+    value = np.random.default_rng(0).standard_normal(given.shape, dtype=np.float32)
+    return lambda: session.run(None, {given.name: value})
+
+
+def onnx_layer(work: LayerWork) -> ModelProto:
+    """Return the model: neighbour, gather, layer, padding and gather, neighbour."""
+    from onnx import TensorProto, helper
+
+    parts = sample(work)
+    nodes = _linear(parts) if work.kind == "linear" else _convolutional(work, parts)
+    batch, *spatial = work.source
+    shape = [batch, work.available] if work.kind == "linear" else [batch, _THIN, *spatial]
+    given, result = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in (("x", shape), ("y", None))
+    )
+    graph = helper.make_graph(nodes, "layer", [given], [result])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=9)
+
+
+def _linear(parts: Sample) -> list[NodeProto]:
+    from onnx import helper
+
+    nodes, last = _selected(parts, "x", axis=1)
+    nodes += [_constant("weight", parts.weight.T), _constant("bias", parts.bias)]
+    nodes.append(helper.make_node("Gemm", [last, "weight", "bias"], ["made"]))
+    behind, last = _expanded(parts, "made", axis=1, rank=2)
+    return [*nodes, *behind, helper.make_node("Identity", [last], ["y"])]
+
+
+def _convolutional(work: LayerWork, parts: Sample) -> list[NodeProto]:
+    from onnx import helper
+
+    rank = len(work.kernel)
+    ones = [1] * rank
+    before = np.full((work.available, _THIN, *ones), 0.5, np.float32)
+    after = np.full((_THIN, work.wanted, *ones), 0.5, np.float32)
+    nodes = [_constant("before", before), helper.make_node("Conv", ["x", "before"], ["read"])]
+    front, last = _selected(parts, "read", axis=1)
+    settings: dict[str, Any] = {
+        "strides": work.stride, "dilations": work.dilation, "group": work.groups,
+        "pads": [*(low for low, _ in parts.padding), *(high for _, high in parts.padding)],
+    }  # fmt: skip
+    if work.kind == "transposed":
+        settings["output_padding"] = parts.output_padding
+    kind = "ConvTranspose" if work.kind == "transposed" else "Conv"
+    layer = helper.make_node(kind, [last, "weight", "bias"], ["made"], **settings)
+    nodes += [*front, _constant("weight", parts.weight), _constant("bias", parts.bias), layer]
+    behind, last = _expanded(parts, "made", axis=1, rank=rank + 2)
+    return [*nodes, *behind, _constant("after", after), helper.make_node("Conv", [last, "after"], ["y"])]
+
+
+def _selected(parts: Sample, source: str, axis: int) -> tuple[list[NodeProto], str]:
+    from onnx import helper
+
+    if parts.selected is None:
+        return [], source
+    gather = helper.make_node("Gather", [source, "selected"], ["narrow"], axis=axis)
+    return [_constant("selected", parts.selected), gather], "narrow"
+
+
+def _expanded(parts: Sample, source: str, axis: int, rank: int) -> tuple[list[NodeProto], str]:
+    from onnx import helper
+
+    if parts.expanded is None:
+        return [], source
+    pads = np.zeros(2 * rank, np.int64)
+    pads[rank + axis] = 1
+    return [
+        _constant("pads", pads),
+        _constant("expanded", parts.expanded),
+        helper.make_node("Pad", [source, "pads"], ["padded"]),
+        helper.make_node("Gather", ["padded", "expanded"], ["wide"], axis=axis),
+    ], "wide"
+
+
+def _constant(name: str, array: NDArray[Any]) -> NodeProto:
+    from onnx import helper, numpy_helper
+
+    return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(np.ascontiguousarray(array), name))

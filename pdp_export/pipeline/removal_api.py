@@ -1,0 +1,87 @@
+"""The public `remove_channels`: where removal meets costs that are measured on the target's runtime."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pdp_export.converters import registry
+from pdp_export.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.export import ExportedProgram
+
+    from pdp_export.costs.measured import Runtime
+    from pdp_export.graph.capture import Dynamic
+    from pdp_export.removal import Removed
+    from pdp_export.removal.costs import CostModel, Objective
+
+_MEASURED: dict[str, Runtime] = {"onnx": "onnxruntime", "torch": "torch"}
+
+
+def remove_channels(
+    model: nn.Module | ExportedProgram,
+    example_inputs: tuple[Tensor, ...] | None = None,
+    *,
+    target: str | None = None,
+    dynamic: Dynamic | None = None,
+    align: int | None = None,
+    objective: Objective = "latency",
+    measure: bool = True,
+    threads: int = 1,
+) -> Removed:
+    """Return the same function with every channel gone that contributes nothing, planned for a target.
+
+    The model is left unchanged. Only exact zeros in its weights count, whoever put them there. Where a layer could
+    work on fewer channels than its neighbours hold, at the price of a gather, costs decide: for the targets "onnx"
+    and "torch" (eager code) each option is timed on this machine, once; times are remembered in the user's folder
+    for caches. For the other targets they are estimated.
+
+    Args:
+        model: A module, or a program that is already captured.
+        example_inputs: Positional inputs; may be left out for a program that carries its own.
+        target: "onnx", "coreml", "litert" or "mnn", or "torch"; None for a plan that suits none in particular.
+        dynamic: Input index -> axis -> name.
+        align: Widths are filled with dead channels up to a multiple of this, never beyond the original; by default
+            as the target's fastest kernels want them.
+        objective: "latency", stored "size", or "macs" alone.
+        measure: False to estimate latencies for every target.
+        threads: How many threads ONNX Runtime will have; eager code has the number that torch is set to.
+
+    Raises:
+        CaptureError: torch.export cannot capture the module.
+        RemovalError: a weight is NaN or infinite.
+        ProofError: the result differs by more than 1e-12 of max|y| in float64; there is no result then.
+        UsageError: `align` is not positive, or the objective or the target is unknown.
+    """
+    from pdp_export.removal import remove_channels as remove
+
+    block = _block(target)
+    cost = _measured_cost(target, align, threads) if measure and objective == "latency" else None
+    widths = (block if align is None else align,) if cost is None else cost.fills
+    return remove(model, example_inputs, target=target, dynamic=dynamic, align=widths, objective=objective, cost=cost)
+
+
+def _block(target: str | None) -> int:
+    """Return the widths that the target's kernels want."""
+    if target is None:
+        return 1
+    if target in _MEASURED:
+        from pdp_export.costs.measured import preferred_block
+
+        return preferred_block(_MEASURED[target])
+    if target not in registry.MODULES:
+        known = ", ".join(sorted({*registry.MODULES, *_MEASURED}))
+        raise UsageError(f"unknown target {target!r}", where="target", hint=f"use one of: {known}")
+    return registry.load(target).TARGET.channel_alignment
+
+
+def _measured_cost(target: str | None, align: int | None, threads: int) -> CostModel | None:
+    if target not in _MEASURED:
+        return None
+    import torch
+
+    from pdp_export.costs.measured import measured
+
+    number = torch.get_num_threads() if target == "torch" else threads
+    return measured(_MEASURED[target], threads=number, align=align)

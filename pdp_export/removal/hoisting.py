@@ -1,0 +1,79 @@
+"""Moves a gather in front of the element-wise work before it, so that this is done for the selected channels only.
+
+A select sits right in front of the layer that wants it. Where a BatchNorm, an activation or a product with stored
+numbers stands there and nothing else reads it, as in pre-activation and densely connected networks, it can work on
+the selected channels as well: f(x)[c] = f(x[c]) element by element.
+"""
+
+from __future__ import annotations
+
+import operator as python_operator
+
+from torch.fx import GraphModule, Node
+
+from pdp_export.graph.nodes import BATCH_NORM, argument, aten, operator, replace_tensor, shape, tensor_of
+from pdp_export.graph.operators import BINARY, IDENTITY, UNARY
+
+NARROWED = "narrowed"
+"""Set in the meta of a node whose result has fewer channels than the plan says."""
+
+
+def hoist_selects(module: GraphModule, gathers: list[Node]) -> None:
+    """Move each gather as far up as it gets, in place."""
+    for gather in gathers:
+        while (moved := _hoisted(module, gather)) is not None:
+            gather = moved  # noqa: PLW2901
+
+
+def _hoisted(module: GraphModule, gather: Node) -> Node | None:
+    """Exchange a gather with the operation whose result it reads; None where it must stay."""
+    last, axis, indices = argument(gather, "self"), argument(gather, "dim"), argument(gather, "index")
+    if list(last.users) != [gather] or last.op != "call_function":
+        return None
+    first = last
+    if last.target is python_operator.getitem and last.args[1] == 0 and isinstance(last.args[0], Node):
+        first = last.args[0]
+        if operator(first) is not BATCH_NORM or list(first.users) != [last]:
+            return None
+    stored = _stored_per_channel(module, first, axis)
+    if stored is None:
+        return None
+    source = first.args[0]
+    with module.graph.inserting_before(first):
+        order = module.graph.node_copy(indices)
+        moved = module.graph.call_function(aten.index_select.default, (source, axis, order))
+    first.args = (moved, *first.args[1:])
+    for name in stored:
+        tensor = tensor_of(module, name)
+        places = tensor_of(module, str(order.target))
+        replace_tensor(module, name, tensor.detach().index_select(_channel_axis(tensor.dim(), last, axis), places))
+    for node in {first, last}:
+        node.meta[NARROWED] = True
+    gather.replace_all_uses_with(last)
+    module.graph.erase_node(gather)
+    return moved
+
+
+def _stored_per_channel(module: GraphModule, node: Node, axis: int) -> list[str] | None:
+    """Return the stored tensors with an entry for each channel, of an operation that a gather may cross; else None."""
+    kind, others = operator(node), [item for item in node.args[1:] if isinstance(item, Node)]
+    if kind not in UNARY | IDENTITY | BINARY | {BATCH_NORM} or node.kwargs or not isinstance(node.args[0], Node):
+        return None
+    if kind is BATCH_NORM and axis != 1:
+        return None
+    found = []
+    for other in others:
+        if other.op != "get_attr" or list(other.users) != [node]:
+            return None
+        tensor = tensor_of(module, str(other.target))
+        place = 0 if kind is BATCH_NORM else _channel_axis(tensor.dim(), node, axis)
+        if place >= 0 and tensor.shape[place] > 1:
+            found.append(str(other.target))
+    return found
+
+
+def _channel_axis(dimensions: int, node: Node, axis: int) -> int:
+    """Return the axis of a broadcast operand that is aligned with `axis` of the result; negative: it has none."""
+    if node.target is python_operator.getitem:
+        return 0
+    return dimensions - (len(shape(node)) - axis)

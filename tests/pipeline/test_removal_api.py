@@ -1,0 +1,70 @@
+"""The public `remove_channels`: costs of the target decide, measured where it can be measured here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import pdp_export as pdp
+from pdp_export.errors import UsageError
+
+X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class Stream(nn.Module):
+    """A stream of which one layer reads a quarter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.a, self.b = nn.Conv2d(3, 64, 1), nn.Conv2d(64, 64, 3, padding=1), nn.Conv2d(64, 3, 1)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        x = self.stem(x)
+        return self.a(x), self.b(x)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("platformdirs.user_cache_dir", lambda *_: str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("target", "unit"),
+    [("onnx", "measured on onnxruntime"), ("torch", "measured on torch"), ("mnn", "estimated"), (None, "estimated")],
+)
+def test_costs_are_of_the_target(target: str | None, unit: str, tmp_path: Path) -> None:
+    """A plan for another runtime can be slower than no plan."""
+    model = Stream().eval()
+    model.a.weight.data[:, 16:] = 0
+    result = pdp.remove_channels(model, (X,), target=target)
+    assert unit in result.report.cost_of
+    (choice,) = [item for item in result.report.choices if item.layer == "a"]
+    assert any(option.startswith("select") for option in choice.costs)
+    assert list(tmp_path.rglob("*.json")) != [] or "estimated" in unit
+
+
+def test_measuring_can_be_left_out(tmp_path: Path) -> None:
+    """A build machine has other times than the phone, or none to spare."""
+    result = pdp.remove_channels(Stream().eval(), (X,), target="onnx", measure=False)
+    assert "estimated" in result.report.cost_of
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_own_alignment_counts() -> None:
+    """A user who knows the phone's kernels decides."""
+    model = Stream().eval()
+    model.a.weight.data[:, 10:] = 0
+    model.b.weight.data[:, 10:] = 0
+    for align, width in ((1, 10), (4, 12), (16, 16)):
+        result = pdp.remove_channels(model, (X,), target="onnx", align=align)
+        assert result.program.state_dict["stem.weight"].shape[0] == width
+        assert result.report.align == align
+
+
+def test_unknown_target() -> None:
+    """A typo must not silently mean no target."""
+    with pytest.raises(UsageError, match="unknown target 'onxn'"):
+        pdp.remove_channels(Stream().eval(), (X,), target="onxn")
