@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch.fx import GraphModule, Node
 
 from pdp_export.graph.facts import Facts, grids
@@ -15,6 +16,8 @@ _NEUTRAL = {aten.add, aten.sub}
 
 def replace_constant_operands(module: GraphModule, facts: Facts) -> bool:
     """Give every element-wise operation the constant itself where an operand is one; tell whether any was.
+
+    Where nothing needs what the operand is, it may be anything: zero.
 
     Adding or subtracting zero vanishes altogether. What computed the constant is then read by nobody.
     """
@@ -32,10 +35,11 @@ def _replace(module: GraphModule, facts: Facts, node: Node) -> bool:
     if len(operands) != 2 or not all(is_tensor(item) for item in operands):  # noqa: PLR2004
         return False
     for operand, other in (operands, operands[::-1]):
-        constant = facts.constant(operand)
+        varies = grids.varies(facts.constant(operand))
         whole = value(other).shape == value(node).shape and operand is not other
-        if operand.op != "call_function" or not whole or bool(grids.varies(constant).any()):
+        if operand.op != "call_function" or not whole or bool((varies & facts.need(operand)).any()):
             continue
+        constant = torch.where(varies, 0.0, facts.constant(operand))
         if operator(node) in _NEUTRAL and operand is node.args[1] and not constant.any():
             node.replace_all_uses_with(other)
         else:

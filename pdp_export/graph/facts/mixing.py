@@ -10,12 +10,23 @@ from torch import Tensor
 from torch.fx import Node
 
 from pdp_export.graph.facts import grids
-from pdp_export.graph.facts.elementwise import no_constants
 from pdp_export.graph.facts.facts import Facts, Grid, Transfer, everything
-from pdp_export.graph.nodes import argument, operator, shape
+from pdp_export.graph.nodes import argument, is_fixed, operator, shape, value
 from pdp_export.graph.operators import SOFTMAXES
 
 _MATRIX = 2
+
+
+def _softmax_constants(facts: Facts, node: Node) -> Tensor | None:
+    """Rows of constants are constant, unless how many there are may change."""
+    source, axis = node.all_input_nodes[0], argument(node, "dim") % len(shape(node))
+    grid = facts.constant(source)
+    if not is_fixed(value(source).shape[axis]):
+        return None
+    whole = grid.expand(*grid.shape[:axis], shape(source)[axis], *grid.shape[axis + 1 :])
+    function = torch.softmax if operator(node) in SOFTMAXES else torch.log_softmax
+    known = whole.isfinite().all(axis, keepdim=True)
+    return torch.where(known, function(grids.or_zero(whole), axis), torch.nan)
 
 
 def _softmax_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
@@ -42,8 +53,20 @@ def _layer_norm_axis(node: Node) -> int:
 
 
 def _layer_norm_constants(facts: Facts, node: Node) -> Tensor:
-    scale, shift = _scale_and_shift(facts, node, _layer_norm_axis(node))
-    return torch.where(scale == 0, shift, grids.unknown(node))
+    """Constants where all that is normalised together is constant, and where the learned scale is zero."""
+    first, size = _layer_norm_axis(node), shape(node)
+    scale, shift = _scale_and_shift(facts, node, first)
+    grid = facts.constant(argument(node, "input"))
+    whole = grid.expand(*grid.shape[:first], *size[first:])
+    result = _normalised(whole, tuple(range(first, len(size))), argument(node, "eps")) * scale + shift
+    return torch.where(scale == 0, shift, result)
+
+
+def _normalised(grid: Tensor, axes: tuple[int, ...], epsilon: float) -> Tensor:
+    """Return the grid with mean 0 and variance 1 along these axes; NaN where anything along them varies."""
+    known = grid.isfinite().all(axes, keepdim=True)
+    variance, mean = torch.var_mean(grids.or_zero(grid), axes, correction=0, keepdim=True)
+    return torch.where(known, (grid - mean) * (variance + epsilon).rsqrt(), torch.nan)
 
 
 def _layer_norm_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
@@ -53,8 +76,12 @@ def _layer_norm_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[No
 
 
 def _group_norm_constants(facts: Facts, node: Node) -> Tensor:
+    """The same for groups of channels; a channel that is one constant has it at every place."""
     scale, shift = _scale_and_shift(facts, node, 1)
-    return torch.where(scale == 0, shift, grids.unknown(node))
+    source, groups = argument(node, "input"), argument(node, "num_groups")
+    lines = grids.line(facts.constant(source), 1, shape(source)[1]).reshape(groups, -1)
+    result = grids.spread(_normalised(lines, (1,), argument(node, "eps")).flatten(), 1, len(shape(node)))
+    return torch.where(scale == 0, shift, result * scale + shift)
 
 
 def _group_norm_needs(facts: Facts, node: Node, need: Grid) -> Iterator[tuple[Node, Tensor]]:
@@ -167,7 +194,7 @@ def _shared(need: Tensor, times: int) -> Tensor:
     return need.reshape(*size[:-3], size[-3] // times, times, *size[-2:]).any(-3)
 
 
-SOFTMAX = Transfer(no_constants, _softmax_needs)
+SOFTMAX = Transfer(_softmax_constants, _softmax_needs)
 LAYER_NORM = Transfer(_layer_norm_constants, _layer_norm_needs)
 GROUP_NORM = Transfer(_group_norm_constants, _group_norm_needs)
 MATMUL = Transfer(_matmul_constants, _matmul_needs)

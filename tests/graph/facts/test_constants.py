@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from pdp_export.graph.capture import capture
 from pdp_export.graph.facts import channel_facts, grids
@@ -68,6 +69,11 @@ class Scale(nn.Module):
         (nn.ConstantPad2d(1, 2.0), [NAN, 2, NAN]),
         (nn.ReplicationPad2d(1), [0, 2, NAN]),
         (Function(lambda x: x.sum((2, 3))), [0, 72, NAN]),
+        (Function(lambda x: x.softmax(1)), [NAN, NAN, NAN]),
+        (Function(lambda x: x[:, :2].softmax(1)), [0.119203, 0.880797]),
+        (Function(lambda x: F.group_norm(x[:, :2], 1)), [-0.999995, 0.999995]),
+        (Function(lambda x: F.group_norm(x, 1)), [NAN, NAN, NAN]),
+        (Function(lambda x: F.layer_norm(x[:, :2].movedim(1, 3), (2,)).movedim(3, 1)), [-0.999995, 0.999995]),
         (Function(lambda x: x.flatten(1)[:, 30:40]), [0, 0, 0, 0, 0, 0, 2, 2, 2, 2]),
     ],
 )
