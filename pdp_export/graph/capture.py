@@ -21,7 +21,7 @@ from pdp_export.errors import CaptureError, PdpExportError
 from pdp_export.graph.dynamic_sizes import Dynamic, dynamic_axes, export, forget_derived_ranges, input_values
 from pdp_export.tasks.user_source import user_line
 
-__all__ = ["Dynamic", "capture", "dynamic_axes", "input_values", "quiet_export"]
+__all__ = ["Dynamic", "capture", "dynamic_axes", "inference_mode", "input_values", "quiet_export"]
 
 
 def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], dynamic: Dynamic | None = None) -> ExportedProgram:
@@ -42,7 +42,7 @@ def capture(model: nn.Module, example_inputs: tuple[Tensor, ...], dynamic: Dynam
     """
     _check_inputs(model, example_inputs, dynamic or {})
     inputs = tuple(_at_least_two(value, (dynamic or {}).get(index, {})) for index, value in enumerate(example_inputs))
-    with _inference_mode(model), quiet_export():
+    with inference_mode(model), quiet_export():
         try:
             raw = export(model, inputs, dynamic or {})
             program: ExportedProgram = raw.run_decompositions({})
@@ -120,7 +120,7 @@ def _at_least_two(value: Tensor, axes: Mapping[int, str]) -> Tensor:
 
 
 @contextmanager
-def _inference_mode(model: nn.Module) -> Iterator[None]:
+def inference_mode(model: nn.Module) -> Iterator[None]:
     """Put the model in eval mode and give every submodule its own mode back afterwards."""
     modes = {module: module.training for module in model.modules()}
     if isinstance(model, torch.fx.GraphModule):

@@ -10,6 +10,7 @@ import torch
 from torch.export import ExportedProgram
 
 from pdp_export.errors import UsageError
+from pdp_export.graph.capture import inference_mode
 from pdp_export.pipeline.weights import program_weights
 from pdp_export.removal import simplify
 from pdp_export.results import TensorSpec
@@ -66,8 +67,8 @@ def as_reference(
             raise UsageError(f"{len(tensors)} inputs given, the program takes {expected}", where="inputs")
         # Converters store weights with BatchNorm folded: compare with the same form.
         reference = simplify(reference, random_inputs(reference))
-    module: Any = reference.module() if isinstance(reference, ExportedProgram) else reference.eval()
-    with torch.no_grad():
+    module: Any = reference.module() if isinstance(reference, ExportedProgram) else reference
+    with torch.no_grad(), inference_mode(module):
         made = module(*tensors)
     values = [made] if isinstance(made, torch.Tensor) else list(made.values() if isinstance(made, Mapping) else made)
     if len(values) != len(names):

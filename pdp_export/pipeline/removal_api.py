@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from pdp_export.converters import registry
@@ -35,7 +36,8 @@ def remove_channels(
     The model is left unchanged. Only exact zeros in its weights count, whoever put them there. Where a layer could
     work on fewer channels than its neighbours hold, at the price of a gather, costs decide: for the targets "onnx"
     and "torch" (eager code) each option is timed on this machine, once; times are remembered in the user's folder
-    for caches. For the other targets they are estimated.
+    for caches. For the other targets they are estimated. The result is proven in float64, and then in the target's
+    own runtime in float32, where that runs here; the report says which.
 
     Args:
         model: A module, or a program that is already captured.
@@ -51,7 +53,10 @@ def remove_channels(
     Raises:
         CaptureError: torch.export cannot capture the module.
         RemovalError: a weight is NaN or infinite.
-        ProofError: the result differs by more than 1e-12 of max|y| in float64; there is no result then.
+        ProofError: the result differs by more than 1e-12 of max|y| in float64, or 1e-5 in the target's runtime; there
+            is no result then.
+        ConversionError: the target cannot express the result.
+        MissingDependencyError: a package of the target is not installed.
         UsageError: `align` is not positive, or the objective or the target is unknown.
     """
     from pdp_export.removal import remove_channels as remove
@@ -59,7 +64,16 @@ def remove_channels(
     block = _block(target)
     cost = _measured_cost(target, align, threads) if measure and objective == "latency" else None
     widths = (block if align is None else align,) if cost is None else cost.fills
-    return remove(model, example_inputs, target=target, dynamic=dynamic, align=widths, objective=objective, cost=cost)
+    removed = remove(
+        model, example_inputs, target=target, dynamic=dynamic, align=widths, objective=objective, cost=cost
+    )
+    if target is None:
+        return removed
+    from pdp_export.pipeline.runtime_proof import prove_in_runtime
+
+    inputs = example_inputs if example_inputs is not None else removed.program.example_inputs[0]
+    found = prove_in_runtime(model, removed, tuple(inputs), target)
+    return replace(removed, report=removed.report.model_copy(update={"runtime_proof": found}))
 
 
 def _block(target: str | None) -> int:

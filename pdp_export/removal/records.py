@@ -44,6 +44,7 @@ class RemovalReport(Record):
 
     `macs` are dense multiply-accumulates for one example; before and after both have BatchNorm folded.
     `proof_error` is the largest output difference relative to max|y|, in float64, over `proof_cases` inputs.
+    `runtime_proof` says how far the result is from the model in the target's runtime, in float32; empty: no target.
     `nothing_removed` is empty, or says why no channel went.
     """
 
@@ -57,6 +58,7 @@ class RemovalReport(Record):
     proof_error: float
     proof_limit: float
     proof_cases: int
+    runtime_proof: str = ""
     nothing_removed: str = ""
     cost_of: str = ""
     choices: tuple[LayerChoice, ...] = ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import pdp_export as pdp
-from pdp_export.errors import UsageError
+from pdp_export.errors import ProofError, UsageError
+from pdp_export.pipeline.runtime_proof import prove_in_runtime
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -41,9 +43,24 @@ def test_costs_are_of_the_target(target: str | None, unit: str, tmp_path: Path) 
     model.a.weight.data[:, 16:] = 0
     result = pdp.remove_channels(model, (X,), target=target)
     assert unit in result.report.cost_of
+    assert result.report.runtime_proof.startswith(f"{target}: ") is (target is not None)
     (choice,) = [item for item in result.report.choices if item.layer == "a"]
     assert any(option.startswith("select") for option in choice.costs)
     assert list(tmp_path.rglob("*.json")) != [] or "estimated" in unit
+
+
+@pytest.mark.parametrize("target", ["onnx", "torch"])
+def test_other_function_in_the_runtime_is_no_result(target: str) -> None:
+    """What float64 proved can still be lost in the file: the last proof looks there."""
+    model = Stream().eval()
+    kept = copy.deepcopy(model)
+    model.a.weight.data[0, 0] += 0.1
+    result = pdp.remove_channels(kept, (X,))
+    with pytest.raises(ProofError, match=f"in the runtime of {target}"):
+        prove_in_runtime(model, result, (X,), target)
+    model.train()
+    assert "limit 1e-05" in prove_in_runtime(model, pdp.remove_channels(model, (X,)), (X,), target)
+    assert model.training
 
 
 def test_measuring_can_be_left_out(tmp_path: Path) -> None:
