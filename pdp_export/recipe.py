@@ -92,6 +92,15 @@ class PreprocessingSection(Section):
     labels: tuple[str, ...] = ()
 
 
+class RemovalSection(Section):
+    """What decides whether a layer works on fewer channels than its neighbours hold, at the price of a gather.
+
+    Estimated latency, the size of the stored numbers, or multiply-accumulates alone (copies are free then).
+    """
+
+    objective: Literal["latency", "size", "macs"] = "latency"
+
+
 class TargetSection(Section):
     """One target with its precision, encoding and own options; `atol` overrides the gate's."""
 
@@ -139,6 +148,7 @@ class Recipe(Section):
     training: TrainingSection = TrainingSection()
     pruning: PruningSection = PruningSection()
     distillation: DistillationSection | None = None
+    removal: RemovalSection = RemovalSection()
     targets: tuple[TargetSection, ...] = Field(default=(TargetSection(name="onnx"),), min_length=1)
     gates: GatesSection = GatesSection()
     benchmark: BenchmarkSection = BenchmarkSection()

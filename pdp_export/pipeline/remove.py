@@ -22,7 +22,9 @@ def run(context: Context, output: Path) -> Outcome:
     save_program(dense, output / DENSE_PROGRAM)
     hardened = context.model(context.output_of("harden") / WEIGHTS)
     align = recipe.pruning.align if recipe.pruning.pattern == "channel" else _preferred_alignment(context)
-    removed = remove_channels(hardened, inputs, dynamic=context.dynamic, align=align)
+    removed = remove_channels(
+        hardened, inputs, dynamic=context.dynamic, align=align, objective=recipe.removal.objective
+    )
     save_program(removed.program, output / PRUNED_PROGRAM)
     before, after = count(dense), count(removed.program)
     write_json(

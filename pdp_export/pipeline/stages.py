@@ -34,7 +34,8 @@ STAGES = (
           "the only stage that may change the function: soft masks while training"),
     Stage("harden", ("train-dense", "prune"), (*_TASK, "pruning"), "pdp_export.pipeline.harden:run",
           "masks become exact zeros, from here on the only record of pruning"),
-    Stage("remove-channels", ("train-dense", "harden"), (*_TASK, "pruning"), "pdp_export.pipeline.remove:run",
+    Stage("remove-channels", ("train-dense", "harden"), (*_TASK, "pruning", "removal"),
+          "pdp_export.pipeline.remove:run",
           "after the zeros are exact and before any format knows the shapes"),
     Stage("convert", ("remove-channels",), (*_TASK, "preprocessing", "targets", "pruning"),
           "pdp_export.pipeline.convert:run", "one file per target, dense and pruned; sparse encoding comes last"),
@@ -43,8 +44,8 @@ STAGES = (
     Stage("bench", ("convert",), ("inputs", "targets", "benchmark"), "pdp_export.pipeline.bench:run",
           "latency last, when nothing else is running"),
     Stage("report", ("check", "train-dense", "prune", "harden", "remove-channels", "convert", "validate", "bench"),
-          ("name", *_TASK, "preprocessing", "training", "pruning", "distillation", "targets", "gates", "benchmark"),
-          "pdp_export.pipeline.summarise:run", "one verdict over everything that was measured"),
+          ("name", *_TASK, "preprocessing", "training", "pruning", "distillation", "removal", "targets", "gates",
+           "benchmark"), "pdp_export.pipeline.summarise:run", "one verdict over everything that was measured"),
 )  # fmt: skip
 
 NAMES = tuple(stage.name for stage in STAGES)

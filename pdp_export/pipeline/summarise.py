@@ -17,7 +17,16 @@ from pdp_export.pipeline.mask_table import mask_table
 from pdp_export.pipeline.outputs import PRUNED_PROGRAM, WEIGHTS
 from pdp_export.pipeline.validate import read_results
 from pdp_export.report import html_page, run_report
-from pdp_export.report.run_report import DenseReference, EpochRecord, ModelCounts, Recalibration, RunReport, SoftHardGap
+from pdp_export.report.run_report import (
+    DenseReference,
+    EpochRecord,
+    ModelCounts,
+    Recalibration,
+    RemovalChoice,
+    RemovalPlan,
+    RunReport,
+    SoftHardGap,
+)
 from pdp_export.results import Skipped
 from pdp_export.tasks.model import read_state_dict
 from pdp_export.validation import gates
@@ -58,6 +67,7 @@ def build_report(context: Context, book: Manifest) -> RunReport:
         stages=tuple(record.result for record in book.stages.values()),
         layers=_layers(context),
         skipped=_skipped(context),
+        removal=_removal(context),
         masks=mask_table(prune, recipe.pruning.pattern, one_shot=harden["one_shot"]),
         one_shot=harden["one_shot"],
         history=_history(dense, prune),
@@ -88,6 +98,13 @@ def _layers(context: Context) -> tuple[LayerSparsity, ...]:
     hardened = read_state_dict(context.output_of("harden") / WEIGHTS)
     program = load_program(context.output_of("remove-channels") / PRUNED_PROGRAM)
     return layer_table(context.model(), hardened, program.state_dict, statistics)
+
+
+def _removal(context: Context) -> RemovalPlan:
+    report = context.read_json("remove-channels", "removal.json")["report"]
+    return RemovalPlan(
+        cost_of=report["cost_of"], choices=tuple(RemovalChoice.model_validate(item) for item in report["choices"])
+    )
 
 
 def _skipped(context: Context) -> tuple[Skipped, ...]:

@@ -19,6 +19,7 @@ from pdp_export.results import Verdict
 
 FILE_NAME = "report.html"
 MAX_CLASSES = 20
+MAX_OPEN_CHOICES = 10
 _FOLDER = Path(__file__).parent
 _FILTERS = ("accuracy_change", "accuracy_interval", "interval", "latency_word", "shape", "verdict", "worst_error")
 _FIGURES = ("count", "error", "milliseconds", "number", "percent", "points", "ratio", "size")
@@ -89,6 +90,7 @@ def _view(report: RunReport) -> dict[str, Any]:
         "endangered": [mask.name for mask in masks if mask.dangers],
         "mask_plots": mask_plots.mask_curves(masks),
         "named_masks": [mask for mask in masks if mask.curves is not None][: mask_plots.NAMED],
+        "max_open_choices": MAX_OPEN_CHOICES,
         "lines_hidden": max(len(masks) - mask_plots.MAX_LINES, 0),
         "recipe": yaml.safe_dump(dict(report.recipe), sort_keys=False, allow_unicode=True),
     }

@@ -83,6 +83,21 @@ class Recalibration(Measurement):
     batches: int
 
 
+class RemovalChoice(Measurement):
+    """A layer that could work on fewer channels than its neighbours hold: what each option costs, and the choice."""
+
+    layer: str
+    costs: Mapping[str, float]
+    chosen: str
+
+
+class RemovalPlan(Measurement):
+    """The choices that channel removal made by cost, in the unit `cost_of`."""
+
+    cost_of: str
+    choices: tuple[RemovalChoice, ...] = ()
+
+
 class RunReport(Measurement):
     """The whole of report.json.
 
@@ -107,6 +122,7 @@ class RunReport(Measurement):
     stages: tuple[StageResult, ...] = ()
     layers: tuple[LayerSparsity, ...] = ()
     skipped: tuple[Skipped, ...] = ()
+    removal: RemovalPlan | None = None
     masks: tuple[MaskFigures, ...] = ()
     one_shot: bool = False
     history: tuple[EpochRecord, ...] = ()

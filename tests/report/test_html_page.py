@@ -6,6 +6,7 @@ import pytest
 
 from pdp_export.measurements import LayerSparsity
 from pdp_export.report import html_page
+from pdp_export.report.run_report import RemovalChoice, RemovalPlan
 from pdp_export.results import Skipped, Verdict
 
 VOID = {"meta", "br"}
@@ -150,3 +151,25 @@ def test_many_classes_show_the_worst(report):
     assert "class-999 " in text
     assert "class-0 " not in text
     assert "980 more in report.json" in text
+
+
+def _with_choices(report, number):
+    choices = [
+        RemovalChoice(layer=f"block.{i}{HOSTILE}", costs={"as it is": 120.5, "select": 80.25}, chosen="select")
+        for i in range(number)
+    ]
+    plan = RemovalPlan(cost_of="measured microseconds", choices=tuple(choices))
+    return _Page(html_page.render(report.model_copy(update={"removal": plan})))
+
+
+def test_choices_of_removal_are_listed(report, text):
+    """Why a layer got a gather must be told with what each option costs; a long list is folded."""
+    page = _with_choices(report, 3)
+    assert "3 of 3 layers changed by cost" in page.text
+    assert "measured microseconds" in page.text
+    assert "select 80.25" in page.text
+    assert "script" not in page.tags
+    assert ("open", None) in page.attributes
+    many = _with_choices(report, html_page.MAX_OPEN_CHOICES + 1)
+    assert many.attributes.count(("open", None)) == page.attributes.count(("open", None)) - 1
+    assert "Layers narrower" not in _Page(text).text
