@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "--upscale", type=Path, default=os.environ.get("UPSCALE_DIR"), help="or UPSCALE_DIR in the environment"
     )
     run.add_argument("--costs", type=Path, default=ROOT / "runs" / "channel_removal", help="remembered times of layers")
-    run.add_argument("--seconds", type=float, default=12.0, help="time of the rounds of one row")
+    run.add_argument("--seconds", type=float, default=8.0, help="time of the rounds of one row")
     run.add_argument("--rounds", type=int, default=31, help="at most so many")
     summary = commands.add_parser("summarise", help="write channel_removal.json, .md and .png")
     summary.add_argument("--output", type=Path, default=RESULTS)

@@ -42,10 +42,10 @@ def image(size: int = SIZE, seed: int = 7) -> Tensor:
 
 @torch.no_grad()
 def calibrate(model: nn.Module, size: int = SIZE) -> nn.Module:
-    """Give every BatchNorm random scales and shifts, and statistics near those of its inputs; in place.
+    """Give every BatchNorm random scales and shifts, and the statistics of its inputs; in place.
 
-    The masks must be there already: activations then keep their size through the whole network. A dead filter has
-    neither mean nor variance; its statistics become random numbers, so that it emits a constant that is not zero.
+    The masks must be there already: activations then keep their size through the whole network, and rounding stays
+    small. A dead filter has no variance; it gets a mean of its own, so that its constant is not its shift alone.
     """
     generator = torch.Generator().manual_seed(1)
     norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -58,15 +58,14 @@ def calibrate(model: nn.Module, size: int = SIZE) -> nn.Module:
     model(torch.randn(_CALIBRATION_IMAGES, 3, size, size, generator=generator))
     model.eval()
     for norm in norms:
-        _disturb(norm, generator)
+        _revive(norm, generator)
     return model
 
 
-def _disturb(norm: nn.BatchNorm2d, generator: torch.Generator) -> None:
+def _revive(norm: nn.BatchNorm2d, generator: torch.Generator) -> None:
     mean, variance = norm.running_mean, norm.running_var
     if mean is None or variance is None:
         raise TypeError("this BatchNorm keeps no statistics")
     dead = variance < 1e-10
     variance[dead] = 1.0
-    mean += 0.1 * variance.sqrt() * torch.randn(len(mean), generator=generator)
-    variance *= 0.8 + 0.4 * torch.rand(len(mean), generator=generator)
+    mean[dead] = 0.1 * torch.randn(int(dead.sum()), generator=generator)
