@@ -85,6 +85,20 @@ class NMMask(WeightMask):
         below, above = (steps[:, :, : index + 1].amax(2, keepdim=True) for index in (low, high))
         return torch.lerp(below, above, count - low)
 
+    def scale(self, scores: Tensor) -> Tensor:
+        """Return t^2, or the distance of the two squares around t where it is less and the gate is never exactly 0.
+
+        Relative to t^2 alone a group whose neighbours at the boundary are nearly equal stays soft for ever, and
+        training drives groups there.
+        """
+        square = super().scale(scores)
+        if not self.method.has_gap:
+            return square
+        squares = self.grouped(scores.view(self.shape)).square()
+        above = squares.masked_fill(squares < square, torch.inf).amin(2, keepdim=True)
+        below = squares.masked_fill(squares >= square, 0).amax(2, keepdim=True)
+        return torch.minimum(square, above - below)
+
     def keep(self) -> Tensor:
         """Return the mask; among equal weights of a group the first ones are pruned."""
         order = self.grouped(self.scores().view(self.shape)).sort(dim=2, stable=True).indices

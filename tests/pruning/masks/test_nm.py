@@ -92,6 +92,21 @@ def test_equal_weights_of_a_group_stay_until_hardening_picks_among_them(name):
     assert (model[1].weight != 0).tolist() == [[False, False, True, True], [False, False, True, True]]
 
 
+def test_neighbours_that_are_nearly_equal_harden_too():
+    """Relative to t alone a group of 1.000 and 0.999 stayed soft to the end: hardening cost a point of accuracy."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2, bias=False), nn.Linear(2, 2))
+    with torch.no_grad():
+        model[1].weight.copy_(torch.tensor([[1.0, 0.999, 0.2, 0.1], [1e-6, 0.0, 0.99e-6, 0.0]]))
+    pruner = Pruner(model, NM(1, 4), preset="default")
+    pruner.step(0.2)
+    early = pruner.masks[0].soft()
+    assert bool(((early > 0.05) & (early < 0.95)).any())
+    pruner.step(1.0)
+    soft = model[1].weight.detach().clone()
+    pruner.harden()
+    torch.testing.assert_close(soft, model[1].weight.detach(), rtol=1e-6, atol=1e-12)
+
+
 def test_transposed_convolutions_are_left_alone():
     """Their axis 1 holds outputs: groups along it would be of the wrong channels."""
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ConvTranspose2d(8, 8, 2), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1))
