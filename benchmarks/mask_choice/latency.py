@@ -23,15 +23,20 @@ REPEATS = 20
 Row = dict[str, Any]
 
 
-def measured(runs: Sequence[Run], folder: Path, effort: Effort, task: Task | None = None) -> Row:
-    """Return the row with the latencies of all these runs, in milliseconds for one image."""
+def measured(
+    runs: Sequence[Run], folder: Path, effort: Effort, task: Task | None = None, *, plan_by_time: bool = True
+) -> Row:
+    """Return the row with the latencies of all these runs, in milliseconds for one image.
+
+    `plan_by_time` is False to plan their removal by estimated costs.
+    """
     task = task or TASKS[TASK]
     image = torch.randn(1, 3, task.size, task.size, generator=torch.Generator().manual_seed(3))
     with tempfile.TemporaryDirectory() as place:
         rows: dict[str, Row] = {}
         work: dict[str, Callable[[], object]] = {}
         for run in runs:
-            session, rows[run.key] = _opened(stored(run, task, folder), image, Path(place))
+            session, rows[run.key] = _opened(stored(run, task, folder), image, Path(place), plan_by_time)
             work[run.key] = _repeated(session.repeat)
         for key, samples in interleave(work, effort).items():
             rows[key]["cpu_ms"] = [round(float(value) / REPEATS, 5) for value in samples.cpu]
@@ -39,10 +44,10 @@ def measured(runs: Sequence[Run], folder: Path, effort: Effort, task: Task | Non
     return {"key": KEY, "runs": rows, "repeats": REPEATS, "environment": environment()}
 
 
-def _opened(model: nn.Module, image: Tensor, folder: Path) -> tuple[sessions.Opened, Row]:
+def _opened(model: nn.Module, image: Tensor, folder: Path, plan_by_time: bool) -> tuple[sessions.Opened, Row]:
     from pdp_export import remove_channels
 
-    removed = remove_channels(model, (image,), target="onnx")
+    removed = remove_channels(model, (image,), target="onnx", measure=plan_by_time)
     session = sessions.native(removed.program, "onnx", image, folder)
     with torch.no_grad():
         expected = model(image)
