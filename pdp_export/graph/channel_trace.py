@@ -18,9 +18,25 @@ from pdp_export.graph.nodes import (
 )
 from pdp_export.graph.rules_elementwise import elementwise
 from pdp_export.graph.rules_heads import attention, each_element, product, same_split, softmax
-from pdp_export.graph.rules_layers import batch_norm, convolution, linear, transposed_convolution
+from pdp_export.graph.rules_layers import (
+    batch_norm,
+    convolution,
+    embedding,
+    group_norm,
+    linear,
+    transposed_convolution,
+)
 from pdp_export.graph.rules_movement import movement
-from pdp_export.graph.rules_shape import concatenation, padding, reduction, same_channels, sizes, spatial
+from pdp_export.graph.rules_shape import (
+    concatenation,
+    padding,
+    pixel_shuffle,
+    pixel_unshuffle,
+    reduction,
+    same_channels,
+    sizes,
+    spatial,
+)
 from pdp_export.graph.slots import Ties
 from pdp_export.graph.tracing import Flow, Rule, Trace, without_rule
 
@@ -28,7 +44,9 @@ RULES: dict[object, Rule] = {
     **dict.fromkeys(CONVOLUTIONS, convolution),
     **dict.fromkeys(TRANSPOSED_CONVOLUTIONS, transposed_convolution),
     aten.linear: linear,
+    aten.embedding: embedding,
     BATCH_NORM: batch_norm,
+    aten.group_norm: group_norm,
     **dict.fromkeys(families.IDENTITY, same_channels),
     **dict.fromkeys(families.UNARY, same_channels),
     **dict.fromkeys(families.BINARY, elementwise),
@@ -37,6 +55,8 @@ RULES: dict[object, Rule] = {
     **dict.fromkeys(families.REDUCTIONS, reduction),
     **dict.fromkeys(families.MOVEMENT, movement),
     **dict.fromkeys(families.SIZES, sizes),
+    aten.pixel_shuffle: pixel_shuffle,
+    aten.pixel_unshuffle: pixel_unshuffle,
     aten.cat: concatenation,
     **dict.fromkeys(families.PRODUCTS, product),
     **dict.fromkeys(families.SOFTMAXES, softmax),

@@ -32,6 +32,9 @@ SPATIAL = {
 PADDING = {aten.constant_pad_nd, aten.pad}
 """Extend the last axes."""
 
+PIXELS = {aten.pixel_shuffle, aten.pixel_unshuffle}
+"""Move elements between the channel axis and the image."""
+
 CUTS = {aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind}
 """Take parts of one axis."""
 

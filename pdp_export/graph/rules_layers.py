@@ -36,12 +36,21 @@ def convolution(trace: Trace, node: Node) -> Flow:
 
 
 def transposed_convolution(trace: Trace, node: Node) -> Flow:
-    """Convolve transposed; weight (C_in, C_out / groups, k...): reads on axis 0, opens slots on axis 1."""
+    """Convolve transposed; weight (C_in, C_out / groups, k...): reads on axis 0, opens slots on axis 1.
+
+    Depthwise: each output keeps the slot of its input.
+    """
     source, weight = argument(node, "input"), argument(node, "weight")
-    if not _is_stored(node) or argument(node, "groups") != 1:
-        return without_rule(trace, node, "is grouped, or has a weight that the program computes")
-    size = tensor_of(trace.module, str(weight.target)).shape
+    size, groups = shape(weight), argument(node, "groups")
     axis = _channel_axis(source, len(size))
+    if not _is_stored(node) or groups not in {1, size[0]}:
+        return without_rule(trace, node, "has groups of several channels, or a weight that the program computes")
+    if groups > 1:
+        incoming = _read(trace, source, axis, groups, node)
+        trace.use(weight, 0, incoming, "follower", node)
+        slots = repeated(incoming, size[1])
+        _follow(trace, node, slots)
+        return Channels(axis, slots)
     trace.use(weight, 0, _read(trace, source, axis, size[0], node), "consumer", node)
     slots = trace.opened_by(weight, 1, node)
     _follow(trace, node, slots)
@@ -58,6 +67,28 @@ def linear(trace: Trace, node: Node) -> Flow:
     slots = trace.opened_by(weight, 0, node)
     _follow(trace, node, slots)
     return Channels(axis, slots)
+
+
+def embedding(trace: Trace, node: Node) -> Flow:
+    """Look up rows of a weight (vocabulary, C): each column makes a channel."""
+    weight = argument(node, "weight")
+    if weight.op != "get_attr":
+        return without_rule(trace, node, "has a table that the program computes")
+    return Channels(len(shape(node)) - 1, trace.opened_by(weight, 1, node))
+
+
+def group_norm(trace: Trace, node: Node) -> Flow:
+    """Normalise groups of channels: each lives or dies as a whole."""
+    channels = trace.channels(argument(node, "input"))
+    tensors = [item for item in (argument(node, "weight"), argument(node, "bias")) if item is not None]
+    if channels is None or channels.axis != 1 or any(item.op != "get_attr" for item in tensors):
+        return without_rule(trace, node, "normalises another axis")
+    groups = channels.slots.reshape(argument(node, "num_groups"), -1)
+    for column in groups.T[1:]:
+        trace.slots.unite(groups[:, 0], column)
+    for tensor in tensors:
+        trace.use(tensor, 0, channels.slots, "follower", node)
+    return Channels(1, channels.slots)
 
 
 def batch_norm(trace: Trace, node: Node) -> Flow:

@@ -35,6 +35,29 @@ def spatial(trace: Trace, node: Node) -> Flow:
     return Channels(channels.axis, channels.slots)
 
 
+def pixel_shuffle(trace: Trace, node: Node) -> Flow:
+    """Spread every r x r channels over one larger image: they live or die together."""
+    channels = trace.channels(node.args[0])
+    if channels is None:
+        return None
+    if channels.axis != len(shape(node)) - 3:
+        return without_rule(trace, node, "mixes along the channel axis")
+    parts = channels.slots.reshape(shape(node)[channels.axis], -1)
+    for column in parts.T[1:]:
+        trace.slots.unite(parts[:, 0], column)
+    return Channels(channels.axis, parts[:, 0])
+
+
+def pixel_unshuffle(trace: Trace, node: Node) -> Flow:
+    """Make r x r channels of every one."""
+    channels = trace.channels(node.args[0])
+    if channels is None:
+        return None
+    if channels.axis != len(shape(node)) - 3:
+        return without_rule(trace, node, "mixes along the channel axis")
+    return Channels(channels.axis, np.repeat(channels.slots, argument(node, "downscale_factor") ** 2))
+
+
 def padding(trace: Trace, node: Node) -> Flow:
     """Pad the last axes; the list of widths starts with the last axis."""
     channels = trace.channels(node.args[0])

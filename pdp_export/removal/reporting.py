@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
-from pdp_export.graph.nodes import LAYERS, argument, operator, tensor_of
+from pdp_export.graph.nodes import LAYERS, argument, aten, operator, tensor_of
 from pdp_export.graph.slots import Ids, Use
 from pdp_export.removal.planning import Plan
 from pdp_export.removal.proof import LIMIT
@@ -57,7 +57,7 @@ def _vanished(weight: str, shape: tuple[int, ...]) -> LayerChange:
 
 def _weights(plan: Plan) -> list[str]:
     """Return the weights of layers, in the order of the program."""
-    layers = [use for use in plan.trace.uses if operator(use.node) in LAYERS]
+    layers = [use for use in plan.trace.uses if operator(use.node) in LAYERS | {aten.embedding}]
     return list(dict.fromkeys(use.tensor for use in layers if use.tensor == str(argument(use.node, "weight").target)))
 
 

@@ -9,7 +9,16 @@ from typing import Any
 import numpy as np
 from torch.fx import Node
 
-from pdp_export.graph.nodes import CONVOLUTIONS, argument, aten, has_argument, operator, set_argument, shape
+from pdp_export.graph.nodes import (
+    CONVOLUTIONS,
+    TRANSPOSED_CONVOLUTIONS,
+    argument,
+    aten,
+    has_argument,
+    operator,
+    set_argument,
+    shape,
+)
 from pdp_export.graph.operators import CUTS
 from pdp_export.graph.slots import SplitChannels
 from pdp_export.removal.planning import Plan
@@ -32,6 +41,13 @@ def _groups(plan: Plan, node: Node) -> None:
     if channels is not None and groups > 1 and groups == len(channels.slots):
         narrow = plan.narrowed.get(node)
         set_argument(node, "groups", len(plan.kept(channels.slots) if narrow is None else narrow.columns))
+
+
+def _norm_groups(plan: Plan, node: Node) -> None:
+    """GroupNorm keeps the groups that stay, each of the old size."""
+    channels, groups = plan.trace.channels(node), argument(node, "num_groups")
+    if channels is not None:
+        set_argument(node, "num_groups", len(plan.kept(channels.slots)) * groups // len(channels.slots))
 
 
 def _shape(name: str) -> Callable[[Plan, Node], None]:
@@ -106,7 +122,8 @@ def _cut(plan: Plan, node: Node, split: SplitChannels) -> None:
 
 
 _CORRECTIONS: dict[Any, Callable[[Plan, Node], None]] = {
-    **dict.fromkeys(CONVOLUTIONS, _groups),
+    **dict.fromkeys(CONVOLUTIONS | TRANSPOSED_CONVOLUTIONS, _groups),
+    aten.group_norm: _norm_groups,
     aten.view: _shape("size"),
     aten._unsafe_view: _shape("size"),
     aten.reshape: _shape("shape"),

@@ -386,7 +386,16 @@ class Unknown(nn.Module):
         return self.last(torch.softmax(self.stem(x), 1))
 
 
-@pytest.mark.parametrize("model", [Unknown(), nn.Sequential(conv(3, 8), nn.GroupNorm(2, 8), conv(8, 4))])
+class LastAxis(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.norm, self.last = conv(3, 8), nn.LayerNorm(8), conv(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.stem(x).movedim(1, 3)).movedim(3, 1))
+
+
+@pytest.mark.parametrize("model", [Unknown(), LastAxis()])
 def test_operator_without_a_rule(check: Check, model: nn.Module) -> None:
     """Softmax over channels is changed by every channel: frozen with the operator's name, never guessed."""
     first = next(module for module in model.modules() if isinstance(module, nn.Conv2d))

@@ -14,7 +14,7 @@ RULES: dict[object, Transfer] = {
     **dict.fromkeys(families.UNARY | families.BINARY, elementwise.ELEMENTWISE),
     **dict.fromkeys(families.CHOICES, elementwise.OPAQUE),
     **dict.fromkeys(families.IDENTITY, shapes.IDENTITY),
-    **dict.fromkeys(families.MOVEMENT | families.PADDING, shapes.MOVEMENT),
+    **dict.fromkeys(families.MOVEMENT | families.PADDING | families.PIXELS, shapes.MOVEMENT),
     **dict.fromkeys(families.SPATIAL, shapes.POOLING),
     **dict.fromkeys(families.REDUCTIONS, shapes.REDUCTION),
     **dict.fromkeys(families.SIZES | families.CREATION, shapes.SHAPE_ONLY),

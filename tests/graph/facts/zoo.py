@@ -144,6 +144,19 @@ class SpelledOutAttention(nn.Module):
 
 
 @member(2, 3, 6, 6)
+class Shuffled(nn.Module):
+    """Channels that become pixels, and pixels that become channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = conv(3, 8), conv(2, 3), conv(12, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.pixel_shuffle(self.a(x).tanh(), 2)
+        return self.c(F.pixel_unshuffle(self.b(x).relu(), 2)).mean((2, 3))
+
+
+@member(2, 3, 6, 6)
 class Normalised(nn.Module):
     """GroupNorm mixes the channels of a group: one that is read needs all of them."""
 
