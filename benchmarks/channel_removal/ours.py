@@ -54,7 +54,8 @@ def planned(runtime: str) -> Callable[[Case], Made]:
         first = _removed(case.prepared, cost.fills, cost)
         cost = measured(runtime, case.costs)
         again = _removed(case.prepared, cost.fills, cost)
-        return Made(first.module, first.facts | {"plan_cached_s": again.facts["plan_s"]})
+        cached = {f"plan_cached_{unit}": again.facts[f"plan_{unit}"] for unit in ("s", "cpu_s")}
+        return Made(first.module, first.facts | cached)
 
     return make
 

@@ -72,18 +72,18 @@ def _pair(found: Mapping[str, Any] | None) -> str:
 
 
 def _planning(summary: Mapping[str, Any]) -> Iterator[str]:
-    ours = [item for item in summary["cells"] if "plan_s" in item["variants"].get("ours", {})]
+    ours = [item for item in summary["cells"] if "plan_cpu_s" in item["variants"].get("ours", {})]
     if not ours:
         return
-    yield from ("", "### seconds of planning", "")
+    yield from ("", "### CPU seconds of planning", "")
     yield from ("| network, mask, runtime | UPSCALE | estimated | measured | remembered |", "| --- " * 5 + "|")
     for item in ours:
         variants = item["variants"]
         cells = (
-            variants.get("upscale", {}).get("plan_s"), variants.get("estimated", {}).get("plan_s"),
-            variants["ours"]["plan_s"], variants["ours"]["plan_cached_s"],
+            variants.get("upscale", {}).get("plan_cpu_s"), variants.get("estimated", {}).get("plan_cpu_s"),
+            variants["ours"]["plan_cpu_s"], variants["ours"]["plan_cached_cpu_s"],
         )  # fmt: skip
         yield f"| {item['key']} | {' | '.join('' if value is None else f'{value:.2f}' for value in cells)} |"
     whole = [item for item in summary["planning"] if item["runtime"] == "planning"]
     for item in whole:
-        yield f"\n{item['net']}: {item['total_s']:.1f} s for all of it, with capture, proof and capture anew."
+        yield f"\n{item['net']}: {item['total_cpu_s']:.1f} s for all of it, with capture, proof and capture anew."

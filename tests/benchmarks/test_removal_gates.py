@@ -26,7 +26,7 @@ def row(job, times, instructions=("avx2",)):
         name: {"status": "ok", "error": 0.0, "cpu_ms": [value * w for w in WOBBLE], "wall_ms": [value] * len(WOBBLE)}
         for name, value in times.items()
     }
-    variants["ours"] |= {"plan_s": 4.0, "plan_cached_s": 1.0}
+    variants["ours"] |= {"plan_cpu_s": 4.0, "plan_cached_cpu_s": 1.0}
     variants["lost"] = {"status": "failed", "reason": "no way"}
     return {
         "key": job.key, "net": job.net, "kind": job.kind, "ratio": job.ratio, "runtime": job.runtime,
@@ -134,7 +134,7 @@ def test_missing_rows_are_not_a_pass():
 def test_slow_planning_fails_by_name():
     """Seconds are a promise too."""
     rows = full()
-    next(item for item in rows if item["key"] == "planning/resnet50")["plan_s"] = 6.0
+    next(item for item in rows if item["key"] == "planning/resnet50")["plan_cpu_s"] = 6.0
     assert verdict(rows, "planning without measuring") == "fail"
 
 

@@ -63,17 +63,17 @@ def _pruned(model: nn.Module, case: Case, masks: dict[str, Any]) -> Made:
         raise NotPossibleError("apple-upscale is not installed")
     with _quiet(), torch.no_grad():
         manager = importlib.import_module("upscale.pruning").PruningManager(model)
-        start = time.perf_counter()
+        start, busy = time.perf_counter(), time.process_time()
         try:
             manager.compute([case.images[0]], **masks)
-            seconds = time.perf_counter() - start
+            seconds, cpu = time.perf_counter() - start, time.process_time() - busy
             manager.prune(is_not_ane=True)
             if masks:
                 _drop_whole_selections(model, case)
             model(case.images[0])
         except Exception as error:
             raise NotPossibleError(f"UPSCALE: {type(error).__name__}: {_first_line(error)}") from error
-    return Made(folded(model), {"plan_s": round(seconds, 3)})
+    return Made(folded(model), {"plan_s": round(seconds, 3), "plan_cpu_s": round(cpu, 3)})
 
 
 def _drop_whole_selections(model: nn.Module, case: Case) -> None:
