@@ -10,6 +10,16 @@ from pydantic import Field, field_validator, model_validator
 
 from pdp_export.recipe_section import Fraction, Positive, Section
 
+_ONLY_WITH: Mapping[str, tuple[str, str]] = {
+    "n": ("pattern", "nm"),
+    "m": ("pattern", "nm"),
+    "block": ("pattern", "block"),
+    "ties": ("pattern", "channel"),
+    "align": ("pattern", "channel"),
+    "temperature": ("preset", "paper"),
+}
+"""Keys that mean something for one value of another key."""
+
 _ROUNDING = 1e-6  # of a sparsity written next to n and m
 Count = Annotated[int, Field(gt=0)]
 
@@ -108,3 +118,20 @@ class PruningSection(Section):
         if isinstance(self.warmup, float) and self.ramp_end <= self.warmup:
             raise ValueError(f"ramp_end {self.ramp_end} must be greater than warmup {self.warmup}")
         return self
+
+    @model_validator(mode="after")
+    def _every_key_has_an_effect(self) -> Self:
+        """Refuse what would be ignored; a key at its default is no wish."""
+        for key, (other, value) in _ONLY_WITH.items():
+            if self._is_set(key) and getattr(self, other) != value:
+                raise ValueError(
+                    f"{key} has no effect with {other} {getattr(self, other)}, only with {value}; leave it out"
+                )
+        if self.budget is not None and self.pattern != "nm" and self._is_set("sparsity"):
+            raise ValueError("sparsity has no effect beside a budget; leave one of them out")
+        if self.costs is not None and "cost" not in (self.budget or {}):
+            raise ValueError("costs has no effect without a budget of cost; add budget: {cost: ...}, or leave it out")
+        return self
+
+    def _is_set(self, key: str) -> bool:
+        return bool(getattr(self, key) != type(self).model_fields[key].default)

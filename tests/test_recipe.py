@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from pdp_export.errors import RecipeError
 from pdp_export.recipe import Recipe
+from pdp_export.recipe_pruning import PruningSection
 
 MINIMAL: dict[str, Any] = {
     "model": {"factory": "task.py:build"},
@@ -251,3 +252,22 @@ def test_any_value_under_any_key_is_accepted_or_explained(key: str, value: Any):
         assert error.what  # noqa: PT017 - either outcome is fine, a crash is not
     else:
         assert yaml.safe_load(recipe.effective_yaml())
+
+
+@pytest.mark.parametrize(
+    ("pruning", "said"),
+    [
+        ({"n": 1}, "n has no effect with pattern unstructured"),
+        ({"pattern": "nm", "align": 16}, "align has no effect with pattern nm"),
+        ({"ties": "free"}, "ties has no effect"),
+        ({"temperature": 0.1}, "temperature has no effect with preset default"),
+        ({"budget": {"macs": 0.3}, "sparsity": 0.8}, "sparsity has no effect beside a budget"),
+        ({"costs": {"fc": 2.0}}, "costs has no effect"),
+    ],
+)
+def test_key_without_effect_is_refused(pruning: dict[str, Any], said: str) -> None:
+    """A budget silently overrode the sparsity that somebody had written, and an alignment was not kept."""
+    with pytest.raises(ValueError, match=said):
+        PruningSection(**pruning)
+    again = PruningSection(**PruningSection(pattern="channel", align=4).model_dump())
+    assert again.align == 4
