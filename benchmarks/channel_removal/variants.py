@@ -15,6 +15,7 @@ from benchmarks.channel_removal.rivals.upscale import upscale, upscale16
 Make = Callable[[Case], Made]
 
 OURS = "ours"
+UNCHANGED = ("dense", "again")
 RIVALS = ("dense", "naive", "upscale", "union16", "upscale16")
 """The best of these is what ours must not fall behind."""
 OTHER_FUNCTIONS = ("torch_pruning", "torch_pruning16", "tied")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch import nn
@@ -9,12 +11,13 @@ from torch import nn
 from benchmarks.channel_removal import masks, ours, subjects
 from benchmarks.channel_removal.case import Case
 from benchmarks.channel_removal.dialect import folded, plain
-from benchmarks.channel_removal.experiment import Bench
+from benchmarks.channel_removal.experiment import Bench, _judged
 from benchmarks.channel_removal.plan import Job
 from benchmarks.channel_removal.policies import Always, Never
 from benchmarks.channel_removal.rivals.naive import naive
 from benchmarks.channel_removal.rivals.tied import tied_network, torch_pruning16
 from benchmarks.channel_removal.rivals.upscale import _dropped
+from benchmarks.channel_removal.sessions import Opened
 from benchmarks.channel_removal.timing import Effort
 from benchmarks.channel_removal.variants import RIVALS
 from pdp_export.graph.capture import capture
@@ -206,3 +209,21 @@ def _raises(_):
 def test_rounds_are_as_many_as_fit():
     """Odd, between the bounds."""
     assert [Effort(10, 5, 31).rounds(seconds) for seconds in (100, 1, 0.9, 1e-12)] == [5, 11, 11, 31]
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "rounding", "status"),
+    [
+        ("ours", 0.9e-5, 0.0, "ok"),
+        ("ours", 2e-5, 0.0, "wrong"),
+        ("ours", 2e-5, 1e-5, "ok"),
+        ("ours", 2e-4, 1e-4, "wrong"),
+        ("dense", 2e-5, 0.0, "ok"),
+        ("dense", 2e-4, 0.0, "wrong"),
+    ],
+)
+def test_the_rounding_of_dense_is_the_yardstick(name, error, rounding, status):
+    """Dense is what all are compared with: its own rounding must neither throw it out nor excuse a mistake."""
+    case = SimpleNamespace(images=(torch.ones(1),), expected=(torch.ones(1, dtype=torch.float64),))
+    session = Opened(lambda x: x.double() + error, lambda: None)
+    assert _judged(case, name, session, rounding)["status"] == status
