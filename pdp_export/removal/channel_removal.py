@@ -100,7 +100,7 @@ def remove_from(
     staying = dict(edited.named_parameters())
     vanished = {name: item for name, item in prepared.folded.named_parameters() if name not in staying}
     plan = plan_removal(trace(edited), facts, _several(align), cost)
-    report = removal_report(plan, vanished, align=plan.align, cost_of=cost.name)
+    report = removal_report(plan, facts, vanished, align=plan.align, cost_of=cost.name)
     apply_plan(plan)
     error = prove(prepared.original, edited, prepared.cases, stage=stage, expected=_expected(plan, prepared))
     proof = {"proof_error": max(error, prepared.error), "proof_cases": len(prepared.cases)}

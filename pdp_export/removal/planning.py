@@ -17,6 +17,7 @@ from pdp_export.removal.grouping import groupings
 from pdp_export.removal.narrow_options import Narrowing
 from pdp_export.removal.narrowing import narrowed
 from pdp_export.removal.readers import Mask, Merge, Reader, readers_of
+from pdp_export.removal.reasons import VARIES
 from pdp_export.removal.records import LayerChoice
 
 
@@ -113,10 +114,7 @@ def _read(readers: list[Reader]) -> Iterator[tuple[int, str]]:
     """Yield the slots that a layer reads and cannot do without."""
     for reader in readers:
         columns = reader.touched[reader.matters].any(0) & ~np.isfinite(reader.constants)
-        reason = (
-            f"{layer_of(reader.use.node)} reads it, and it is not one constant everywhere "
-            "(another branch, or padding before)"
-        )
+        reason = f"{layer_of(reader.use.node)} reads it, and {VARIES}"
         for root in np.unique(reader.columns[columns]).tolist():
             yield root, reason
 

@@ -7,19 +7,23 @@ from collections.abc import Mapping
 import numpy as np
 from torch import Tensor
 
+from pdp_export.graph.facts import Facts
 from pdp_export.graph.nodes import LAYERS, argument, aten, operator, tensor_of
 from pdp_export.graph.slots import Ids, Use
 from pdp_export.removal.planning import Plan
 from pdp_export.removal.proof import LIMIT
 from pdp_export.removal.readers import Mask
+from pdp_export.removal.reasons import VARIES, what_varies
 from pdp_export.removal.records import LayerChange, RemovalReport
 from pdp_export.results import Skipped
 
 
-def removal_report(plan: Plan, vanished: Mapping[str, Tensor], *, align: int, cost_of: str) -> RemovalReport:
+def removal_report(
+    plan: Plan, facts: Facts, vanished: Mapping[str, Tensor], *, align: int, cost_of: str
+) -> RemovalReport:
     """Describe a plan before it is carried out; counts and proof are filled in afterwards."""
     gone = [_vanished(name, tuple(weight.shape)) for name, weight in vanished.items() if weight.dim() > 1]
-    layers = (*gone, *(_layer(plan, weight, align) for weight in _weights(plan)))
+    layers = (*gone, *(_layer(plan, facts, weight, align) for weight in _weights(plan)))
     skipped = tuple(
         Skipped(layer=layer.layer, stage="remove_channels", reason=layer.reason) for layer in layers if layer.reason
     )
@@ -61,7 +65,7 @@ def _weights(plan: Plan) -> list[str]:
     return list(dict.fromkeys(use.tensor for use in layers if use.tensor == str(argument(use.node, "weight").target)))
 
 
-def _layer(plan: Plan, weight: str, align: int) -> LayerChange:
+def _layer(plan: Plan, facts: Facts, weight: str, align: int) -> LayerChange:
     shape = list(tensor_of(plan.trace.module, weight).shape)
     outputs = _use(plan, weight, "filter") or _use(plan, weight, "follower")
     inputs = _use(plan, weight, "consumer")
@@ -75,7 +79,7 @@ def _layer(plan: Plan, weight: str, align: int) -> LayerChange:
         after[1] = max(len(plan.kept(part)) for part in parts)
     rows, columns = _zero_lines(plan, outputs), _zero_lines(plan, inputs)
     stay = _staying(plan, outputs, rows)
-    reason = _reason(plan, stay, align) or _reason(plan, _staying(plan, inputs, columns), align)
+    reason = _reason(plan, facts, stay, align) or _reason(plan, facts, _staying(plan, inputs, columns), align)
     return LayerChange(
         layer=weight.rpartition(".")[0] or weight,
         weight=weight,
@@ -111,12 +115,15 @@ def _staying(plan: Plan, use: Use | None, lines: Mask) -> Ids:
     return slots[~plan.removed[slots]]
 
 
-def _reason(plan: Plan, slots: Ids, align: int) -> str:
+def _reason(plan: Plan, facts: Facts, slots: Ids, align: int) -> str:
     if len(slots) == 0:
         return ""
     blocked = [int(slot) for slot in slots if not plan.fillers[slot]]
     if blocked:
-        return plan.blocked.get(blocked[0], "another reader of the channel needs it")
+        told = plan.blocked.get(blocked[0], "another reader of the channel needs it")
+        if VARIES in told:  # by what, is asked only for the few that are told
+            told = told.replace(VARIES, what_varies(plan.trace, facts, plan.roots, blocked[0]))
+        return told
     return f"it fills the width to a multiple of {align}" if align > 1 else "a layer keeps at least one channel"
 
 
