@@ -45,6 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--cache", type=Path, default=ROOT / "runs" / "pruning_quality", help="dense checkpoints")
     run.add_argument("--networks", type=Path, default=ROOT / "runs" / "mask_choice", help="finished networks")
     run.add_argument("--most", type=int, help="train at most so many")
+    run.add_argument("--batch", type=int, default=1, help="images in one run of the latencies")
     run.add_argument("--seconds", type=float, default=30.0, help="time of the rounds")
     summary = commands.add_parser("summarise", help="write mask_choice.json, .md and .png")
     summary.add_argument("--output", type=Path, default=RESULTS)
@@ -64,7 +65,8 @@ def _run(arguments: argparse.Namespace) -> None:
         print(f"{time.monotonic() - start:6.1f} s  {row['accuracy']:.2f} %  {run.key}", flush=True)
     done = _done(arguments.results)
     finished = [run for run in runs() if run.key in done and (arguments.networks / run.file).exists()]
-    rows.append(arguments.results, measured(finished, arguments.networks, Effort(arguments.seconds, 11, 101)))
+    effort = Effort(arguments.seconds, 11, 101)
+    rows.append(arguments.results, measured(finished, arguments.networks, effort, batch=arguments.batch))
     print(f"latencies of {len(finished)} networks measured")
 
 

@@ -24,14 +24,20 @@ Row = dict[str, Any]
 
 
 def measured(
-    runs: Sequence[Run], folder: Path, effort: Effort, task: Task | None = None, *, plan_by_time: bool = True
+    runs: Sequence[Run],
+    folder: Path,
+    effort: Effort,
+    task: Task | None = None,
+    *,
+    batch: int = 1,
+    plan_by_time: bool = True,
 ) -> Row:
-    """Return the row with the latencies of all these runs, in milliseconds for one image.
+    """Return the row with the latencies of all these runs, in milliseconds for `batch` images.
 
     `plan_by_time` is False to plan their removal by estimated costs.
     """
     task = task or TASKS[TASK]
-    image = torch.randn(1, 3, task.size, task.size, generator=torch.Generator().manual_seed(3))
+    image = torch.randn(batch, 3, task.size, task.size, generator=torch.Generator().manual_seed(3))
     with tempfile.TemporaryDirectory() as place:
         rows: dict[str, Row] = {}
         work: dict[str, Callable[[], object]] = {}
@@ -41,7 +47,7 @@ def measured(
         for key, samples in interleave(work, effort).items():
             rows[key]["cpu_ms"] = [round(float(value) / REPEATS, 5) for value in samples.cpu]
             rows[key]["wall_ms"] = [round(float(value) / REPEATS, 5) for value in samples.wall]
-    return {"key": KEY, "runs": rows, "repeats": REPEATS, "environment": environment()}
+    return {"key": KEY, "runs": rows, "repeats": REPEATS, "batch": batch, "environment": environment()}
 
 
 def _opened(model: nn.Module, image: Tensor, folder: Path, plan_by_time: bool) -> tuple[sessions.Opened, Row]:

@@ -30,7 +30,7 @@ def draw(summary: Mapping[str, Any], path: Path) -> None:
             axis.plot(*zip(*point["values"], strict=True), ".", color=colour, alpha=0.5)
         means = [(point["latency_ms"]["mean"], point["accuracy"]["mean"]) for point in points]
         axis.plot(*zip(*means, strict=True), "o-", color=colour, label=kind)
-    axis.set_xlabel("latency in ONNX Runtime after removal, ms (CPU time, 1 thread, 1 image)")
+    axis.set_xlabel(f"latency in ONNX Runtime after removal, ms (CPU time, 1 thread, batch {summary['batch']})")
     axis.set_ylabel("test accuracy, %")
     axis.grid(alpha=0.3)
     axis.legend()

@@ -44,6 +44,7 @@ def summary_of(rows: Sequence[Row]) -> dict[str, Any]:
     curves = _curves(joined)
     return {
         "environment": {} if times is None else times["environment"],
+        "batch": None if times is None else times.get("batch", 1),
         "missing": [run.key for run in missing(trained)],
         "points": _points(joined),
         "equal_latency": compared(curves),
