@@ -44,7 +44,7 @@ def onnx_layer(work: LayerWork) -> ModelProto:
     from onnx import TensorProto, helper
 
     parts = sample(work)
-    nodes = _linear(parts) if work.kind == "linear" else _convolutional(work, parts)
+    nodes = _linear(work, parts) if work.kind == "linear" else _convolutional(work, parts)
     batch, *spatial = work.source
     shape = [batch, work.available] if work.kind == "linear" else [batch, _THIN, *spatial]
     given, result = (
@@ -54,10 +54,12 @@ def onnx_layer(work: LayerWork) -> ModelProto:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=9)
 
 
-def _linear(parts: Sample) -> list[NodeProto]:
+def _linear(work: LayerWork, parts: Sample) -> list[NodeProto]:
     from onnx import helper
 
     nodes, last = _selected(parts, "x", axis=1)
+    stages, last = _stages(work, last)
+    nodes += stages
     nodes += [_constant("weight", parts.weight.T), _constant("bias", parts.bias)]
     nodes.append(helper.make_node("Gemm", [last, "weight", "bias"], ["made"]))
     behind, last = _expanded(parts, "made", axis=1, rank=2)
@@ -73,6 +75,7 @@ def _convolutional(work: LayerWork, parts: Sample) -> list[NodeProto]:
     after = np.full((_THIN, work.wanted, *ones), 0.5, np.float32)
     nodes = [_constant("before", before), helper.make_node("Conv", ["x", "before"], ["read"])]
     front, last = _selected(parts, "read", axis=1)
+    stages, last = _stages(work, last)
     settings: dict[str, Any] = {
         "strides": work.stride, "dilations": work.dilation, "group": work.groups,
         "pads": [*(low for low, _ in parts.padding), *(high for _, high in parts.padding)],
@@ -81,7 +84,7 @@ def _convolutional(work: LayerWork, parts: Sample) -> list[NodeProto]:
         settings["output_padding"] = parts.output_padding
     kind = "ConvTranspose" if work.kind == "transposed" else "Conv"
     layer = helper.make_node(kind, [last, "weight", "bias"], ["made"], **settings)
-    nodes += [*front, _constant("weight", parts.weight), _constant("bias", parts.bias), layer]
+    nodes += [*front, *stages, _constant("weight", parts.weight), _constant("bias", parts.bias), layer]
     behind, last = _expanded(parts, "made", axis=1, rank=rank + 2)
     return [*nodes, *behind, _constant("after", after), helper.make_node("Conv", [last, "after"], ["y"])]
 
@@ -93,6 +96,23 @@ def _selected(parts: Sample, source: str, axis: int) -> tuple[list[NodeProto], s
         return [], source
     gather = helper.make_node("Gather", [source, "selected"], ["narrow"], axis=axis)
     return [_constant("selected", parts.selected), gather], "narrow"
+
+
+def _stages(work: LayerWork, source: str) -> tuple[list[NodeProto], str]:
+    """Return what a normalisation and an activation become in a file, on as many channels as the layer reads."""
+    from onnx import helper
+
+    nodes: list[NodeProto] = []
+    ones = np.ones(work.columns, np.float32)
+    for number, stage in enumerate(work.before):
+        result = f"stage{number}"
+        if stage == "norm":
+            nodes.append(_constant(f"ones{number}", ones))
+            nodes.append(helper.make_node("BatchNormalization", [source, *[f"ones{number}"] * 4], [result]))
+        else:
+            nodes.append(helper.make_node("Relu", [source], [result]))
+        source = result
+    return nodes, source
 
 
 def _expanded(parts: Sample, source: str, axis: int, rank: int) -> tuple[list[NodeProto], str]:

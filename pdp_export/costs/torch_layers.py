@@ -38,12 +38,15 @@ class _Layer:
         self._weight, self._bias = torch.from_numpy(parts.weight), torch.from_numpy(parts.bias)
         self._selected = None if parts.selected is None else torch.from_numpy(parts.selected)
         self._expanded = None if parts.expanded is None else torch.from_numpy(parts.expanded)
+        self._ones = torch.ones(work.columns)
         self._padding = tuple(high for _, high in parts.padding)
         self._output_padding = parts.output_padding
 
     def __call__(self, x: Tensor) -> Tensor:
         if self._selected is not None:
             x = x.index_select(1, self._selected)
+        for stage in self._work.before:
+            x = F.batch_norm(x, self._ones, self._ones) if stage == "norm" else F.relu(x)
         x = self._layer(x)
         if self._expanded is not None:
             x = F.pad(x, [0, 0] * (x.dim() - 2) + [0, 1]).index_select(1, self._expanded)

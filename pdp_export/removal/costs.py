@@ -11,6 +11,8 @@ from pdp_export.errors import UsageError
 
 Objective = Literal["latency", "size", "macs"]
 Kind = Literal["convolution", "transposed", "linear"]
+Stage = Literal["norm", "unary"]
+"""Element-wise work, with stored numbers for each channel or without."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,9 @@ class LayerWork:
     """A layer with weights, and the gathers around it, as one option would have them.
 
     It reads `columns` channels of the `available` that its input has, and makes `rows` channels of the `wanted` that
-    its output needs. `source` and `result` are the sizes (N, spatial...) of both without their channels; a linear
-    layer has all its rows in N. `kernel`, `stride` and `dilation` have one entry for each spatial axis.
+    its output needs. `before` is element-wise work in front of it, done for the channels that it reads. `source` and
+    `result` are the sizes (N, spatial...) of both without their channels; a linear layer has all its rows in N.
+    `kernel`, `stride` and `dilation` have one entry for each spatial axis.
     """
 
     kind: Kind
@@ -42,6 +45,7 @@ class LayerWork:
     stride: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
     groups: int = 1
+    before: tuple[Stage, ...] = ()
 
     @property
     def weights(self) -> int:
@@ -135,7 +139,8 @@ class Analytic:
         rows, columns = (math.ceil(count / self.block) * self.block for count in (work.rows, work.columns))
         pairs = rows * columns if work.groups == 1 else rows * max(work.columns // work.groups, _NO_REUSE)
         macs = work.macs / (work.rows * work.columns // work.groups) * pairs
-        return self.call_us + macs / self.macs_per_us
+        stages = len(work.before) * (self.call_us + 2 * 4 * work.columns * math.prod(work.source) / self.bytes_per_us)
+        return self.call_us + macs / self.macs_per_us + stages
 
     def _copy(self, copy: CopyWork) -> float:
         passes = 3 * (2 if copy.padded else 1)

@@ -13,6 +13,7 @@ from torch.fx import GraphModule, Node
 
 from pdp_export.graph.nodes import BATCH_NORM, argument, aten, operator, replace_tensor, shape, tensor_of
 from pdp_export.graph.operators import BINARY, IDENTITY, UNARY
+from pdp_export.removal.costs import Stage
 
 NARROWED = "narrowed"
 """Set in the meta of a node whose result has fewer channels than the plan says."""
@@ -25,23 +26,27 @@ def hoist_selects(module: GraphModule, gathers: list[Node]) -> None:
             gather = moved  # noqa: PLW2901
 
 
+def crossed(module: GraphModule, layer: Node, axis: int) -> tuple[Stage, ...]:
+    """Return the element-wise work in front of a layer that a select would move ahead of, first things first."""
+    found: list[Stage] = []
+    reader, last = layer, argument(layer, "input")
+    while (crossing := _crossing(module, reader, last, axis)) is not None:
+        reader, stored = crossing
+        found.insert(0, "norm" if stored else "unary")
+        last = reader.args[0]
+    return tuple(found)
+
+
 def _hoisted(module: GraphModule, gather: Node) -> Node | None:
     """Exchange a gather with the operation whose result it reads; None where it must stay."""
     last, axis, indices = argument(gather, "self"), argument(gather, "dim"), argument(gather, "index")
-    if list(last.users) != [gather] or last.op != "call_function":
+    crossing = _crossing(module, gather, last, axis)
+    if crossing is None:
         return None
-    first = last
-    if last.target is python_operator.getitem and last.args[1] == 0 and isinstance(last.args[0], Node):
-        first = last.args[0]
-        if operator(first) is not BATCH_NORM or list(first.users) != [last]:
-            return None
-    stored = _stored_per_channel(module, first, axis)
-    if stored is None:
-        return None
-    source = first.args[0]
+    first, stored = crossing
     with module.graph.inserting_before(first):
         order = module.graph.node_copy(indices)
-        moved = module.graph.call_function(aten.index_select.default, (source, axis, order))
+        moved = module.graph.call_function(aten.index_select.default, (first.args[0], axis, order))
     first.args = (moved, *first.args[1:])
     for name in stored:
         tensor = tensor_of(module, name)
@@ -52,6 +57,22 @@ def _hoisted(module: GraphModule, gather: Node) -> Node | None:
     gather.replace_all_uses_with(last)
     module.graph.erase_node(gather)
     return moved
+
+
+def _crossing(module: GraphModule, reader: Node, last: Node, axis: int) -> tuple[Node, list[str]] | None:
+    """Return the operation whose result `last` is, with its stored tensors that have an entry for each channel.
+
+    None where a gather in front of `reader` cannot move ahead of it.
+    """
+    if list(last.users) != [reader] or last.op != "call_function":
+        return None
+    first = last
+    if last.target is python_operator.getitem and last.args[1] == 0 and isinstance(last.args[0], Node):
+        first = last.args[0]
+        if operator(first) is not BATCH_NORM or list(first.users) != [last]:
+            return None
+    stored = _stored_per_channel(module, first, axis)
+    return None if stored is None else (first, stored)
 
 
 def _stored_per_channel(module: GraphModule, node: Node, axis: int) -> list[str] | None:

@@ -15,6 +15,7 @@ from pdp_export.graph.nodes import TRANSPOSED_CONVOLUTIONS, argument, aten, oper
 from pdp_export.graph.slots import Channels, Ids
 from pdp_export.graph.tracing import Trace
 from pdp_export.removal.costs import Kind, LayerWork
+from pdp_export.removal.hoisting import crossed
 from pdp_export.removal.readers import Mask, Reader, Vector
 
 AS_IT_IS = "as it is"
@@ -39,15 +40,15 @@ class Narrowing:
 class Candidate(ABC):
     """One layer with the channels that its neighbours keep, and those that it could do without."""
 
-    def __init__(
-        self, facts: Facts, node: Node, rows: Ids, columns: Ids, made: Channels, kernel: tuple[int, ...]
-    ) -> None:
+    def __init__(self, trace: Trace, facts: Facts, node: Node, rows: Ids, columns: Ids, made: Channels) -> None:
         self.node, self.rows, self.columns, self.made = node, rows, columns, made
         count = len(made.slots)
         self.live: Mask = facts.live(node, made.axis, count).numpy()
         constants = grids.line(facts.constant(node), made.axis, count).numpy()
         self.fills: Vector = np.where(np.isfinite(constants), constants, 0.0)
-        self.kernel = kernel
+        self.kernel = tuple(tensor_of(trace.module, str(argument(node, "weight").target)).shape[2:])
+        read = trace.channels(argument(node, "input"))
+        self.before = () if read is None else crossed(trace.module, node, read.axis)
 
     def options(self, fills: tuple[int, ...]) -> dict[str, Narrowing]:
         """Return what the layer could be, by name: first as it is, then narrower, filled to each of these multiples."""
@@ -75,11 +76,11 @@ class Candidate(ABC):
         widths = (len(option.rows), len(option.columns), len(self.columns), len(self.rows))
         if operator(self.node) is aten.linear:
             places = (math.prod(source[:-1]),)
-            return LayerWork("linear", *widths, places, places)
+            return LayerWork("linear", *widths, places, places, before=self.before)
         kind: Kind = "transposed" if operator(self.node) in TRANSPOSED_CONVOLUTIONS else "convolution"
         sizes = (self._places(source), self._places(result))
         steps = (self._each("stride"), self._each("dilation"))
-        return LayerWork(kind, *widths, *sizes, self.kernel, *steps, self.groups(option))
+        return LayerWork(kind, *widths, *sizes, self.kernel, *steps, self.groups(option), self.before)
 
     def groups(self, option: Narrowing) -> int:
         """Return the number of groups that an option has."""
@@ -103,10 +104,6 @@ def _filled(chosen: Ids, available: Ids, multiple: int) -> Ids:
     return np.sort(np.concatenate([chosen, others[: wanted - len(chosen)]]))
 
 
-def _kernel(trace: Trace, node: Node) -> tuple[int, ...]:
-    return tuple(tensor_of(trace.module, str(argument(node, "weight").target)).shape[2:])
-
-
 class Full(Candidate):
     """A convolution or linear layer of one group."""
 
@@ -115,7 +112,7 @@ class Full(Candidate):
         if made is None:
             raise TypeError(f"{reader.use.node} makes no channels")
         rows, columns = (np.flatnonzero(~removed[axis]) for axis in (reader.rows, reader.columns))
-        super().__init__(facts, reader.use.node, rows, columns, made, _kernel(trace, reader.use.node))
+        super().__init__(trace, facts, reader.use.node, rows, columns, made)
         self.reader = reader
 
     def narrower(self, multiple: int) -> Iterator[tuple[str, Narrowing]]:
@@ -155,7 +152,7 @@ class Depthwise(Candidate):
         if read is None or made is None:
             raise TypeError(f"{node} is no depthwise layer that could be followed")
         rows, columns = (np.flatnonzero(~removed[roots[channels.slots]]) for channels in (made, read))
-        super().__init__(facts, node, rows, columns, made, _kernel(trace, node))
+        super().__init__(trace, facts, node, rows, columns, made)
         self.times = len(made.slots) // len(read.slots)
 
     def narrower(self, multiple: int) -> Iterator[tuple[str, Narrowing]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -33,9 +34,10 @@ def works(draw: st.DrawFn) -> LayerWork:
     kind = draw(st.sampled_from(["convolution", "transposed", "linear"]))
     available, wanted = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     columns, rows = draw(st.integers(1, available)), draw(st.integers(1, wanted))
+    before = tuple(draw(st.lists(st.sampled_from(["norm", "unary"]), max_size=2)))
     if kind == "linear":
         places = (draw(st.integers(1, 4)),)
-        return LayerWork("linear", rows, columns, available, wanted, places, places)
+        return LayerWork("linear", rows, columns, available, wanted, places, places, before=before)
     axes = draw(st.integers(1, 3))
     kernel, stride, dilation = (tuple(draw(st.integers(1, 3)) for _ in range(axes)) for _ in range(3))
     padding = tuple(draw(st.integers(0, size // 2)) for size in kernel)
@@ -48,8 +50,8 @@ def works(draw: st.DrawFn) -> LayerWork:
         result.append(y.shape[2])
     sizes = (tuple(source), tuple(result), kernel, stride, dilation)
     if kind == "convolution" and draw(st.booleans()):  # depthwise
-        return LayerWork(kind, columns, columns, available, max(wanted, columns), *sizes, columns)
-    return LayerWork(kind, rows, columns, available, wanted, *sizes)
+        return LayerWork(kind, columns, columns, available, max(wanted, columns), *sizes, columns, before)
+    return LayerWork(kind, rows, columns, available, wanted, *sizes, before=before)
 
 
 @settings(max_examples=60, deadline=None)
@@ -72,6 +74,9 @@ def test_gathers_are_part_of_the_model() -> None:
     narrow = onnx_layer(convolution(columns=5, rows=4))
     kinds = [node.op_type for node in narrow.graph.node if node.op_type != "Constant"]
     assert kinds == ["Conv", "Gather", "Conv", "Pad", "Gather", "Conv"]
+    behind = onnx_layer(dataclasses.replace(convolution(columns=5), before=("norm", "unary")))
+    kinds = [node.op_type for node in behind.graph.node if node.op_type != "Constant"]
+    assert kinds == ["Conv", "Gather", "BatchNormalization", "Relu", "Conv", "Conv"]
     whole = [node.op_type for node in onnx_layer(convolution()).graph.node if node.op_type != "Constant"]
     assert whole == ["Conv", "Conv", "Conv"]
 

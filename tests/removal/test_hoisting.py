@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pdp_export.removal import remove_channels
+from pdp_export.removal.costs import LayerWork, Macs
 from tests.removal.networks import randomised
 
 X = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
@@ -56,3 +59,19 @@ def test_norm_that_something_else_reads_keeps_its_channels() -> None:
     assert shapes["readers.0.weight"][1] == 5
     assert shapes["scale"][0] == 8
     assert shapes["norms.1.weight"][0] == 6
+
+
+def test_work_in_front_of_a_select_counts() -> None:
+    """A plan that did not see what a select saves there kept all channels."""
+
+    class Recorder(Macs):
+        def costs(self, options: Sequence[LayerWork]) -> list[float]:
+            seen.append((options[0].available, options[0].before))
+            return super().costs(options)
+
+    seen: list[tuple[int, tuple[str, ...]]] = []
+    model = randomised(Dense(nn.ReLU()))
+    model.readers[0].weight.data[:, [0, 1, 2]] = 0
+    model.readers[1].weight.data[:, [3, 4]] = 0
+    remove_channels(model, (X,), cost=Recorder())
+    assert seen == [(8, ("norm", "norm", "unary")), (8, ("norm", "unary"))]
