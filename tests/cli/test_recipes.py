@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 import pytest
+import yaml
 
 from pdp_export.cli.main import program
 from pdp_export.cli.recipes import load_recipe, run_folder
@@ -40,11 +41,10 @@ def _key(recipe: Recipe, dotted: str) -> Any:
     [
         (["--sparsity", "0.75"], "pruning.sparsity", 0.75),
         (["--pattern", "channel"], "pruning.pattern", "channel"),
-        (["--align", "16"], "pruning.align", 16),
+        (["--pattern", "channel", "--align", "16"], "pruning.align", 16),
         (["--ignore", "^a", "--ignore", "b$"], "pruning.ignore", ("^a", "b$")),
         (["--epochs", "2"], "pruning.epochs", 2),
         (["--lr", "0.5"], "pruning.lr", 0.5),
-        (["--temperature", "0.01"], "pruning.temperature", 0.01),
         (["--seed", "0"], "seed", 0),
         (["--seed", "7"], "seed", 7),
         (["--device", "cpu"], "training.device", "cpu"),
@@ -59,6 +59,18 @@ def _key(recipe: Recipe, dotted: str) -> Any:
 def test_a_flag_sets_its_key(flags_of: Callable[..., dict[str, Any]], arguments: list[str], key: str, value: Any):
     """Pins a flag that is accepted and ignored, zero taken for "not given" included."""
     assert _key(load_recipe(flags_of(*arguments)), key) == value
+
+
+def test_the_temperature_is_set_where_it_counts(flags_of: Callable[..., dict[str, Any]], project: Path):
+    """Pins a flag that is accepted and ignored: only the preset of the paper has a constant temperature."""
+    arguments = flags_of("--temperature", "0.01")
+    with pytest.raises(RecipeError, match="temperature has no effect with preset default"):
+        load_recipe(arguments)
+    path = project / "recipe.yaml"
+    values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    values["pruning"]["preset"] = "paper"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    assert load_recipe(arguments).pruning.temperature == 0.01
 
 
 def test_flags_that_are_not_given_leave_the_recipe_alone(flags_of: Callable[..., dict[str, Any]]):

@@ -50,7 +50,9 @@ def test_one_shot_writes_zeros_and_measures_batchnorm_again(tmp_path: Path, cli:
 
 def test_a_budget_is_told_instead_of_the_sparsity_that_is_not_read(tmp_path: Path, cli: CommandLine):
     """Pins a dry run and a stage that speak of sparsity 0.9 where a budget decided."""
-    write_recipe(tmp_path / "work", {"pruning.budget": {"parameters": 0.6}, "pruning.epochs": 0})
+    write_recipe(
+        tmp_path / "work", {"pruning.budget": {"parameters": 0.6}, "pruning.sparsity": None, "pruning.epochs": 0}
+    )
     planned = cli("prune-and-convert", "--recipe", "work/recipe.yaml", "--dry-run", "--json")
     assert planned.code == 0, planned.err
     done = cli(*PRUNE)
