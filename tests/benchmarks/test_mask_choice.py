@@ -63,6 +63,7 @@ def _convolutions(model):
     return [p.detach() for p in model.parameters() if p.dim() == 4]
 
 
+@pytest.mark.slow
 def test_latencies_are_of_the_same_function(networks):
     """A removal that broke a network would look fast."""
     folder, found = networks
