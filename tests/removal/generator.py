@@ -13,6 +13,9 @@ from torch.nn import functional as F
 SIZE = 6
 """Height and width of the images; every block keeps them."""
 
+WORDS = 20
+"""How many the stem for tokens knows."""
+
 ACTIVATIONS = (nn.ReLU, nn.SiLU, nn.Tanh, nn.Sigmoid, nn.GELU, nn.Hardswish, nn.Identity)
 
 
@@ -98,6 +101,70 @@ class Attention(nn.Module):
         return x.transpose(1, 2).reshape(n, c, h, w)
 
 
+class Twice(nn.Module):
+    """One layer that is called twice, its result scaled in between."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(self.layer(x).tanh())
+
+
+class Sliced(nn.Module):
+    """Overlapping slices of the channels, put side by side."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.cat([x[:, : x.shape[1] // 2 + 1], x[:, x.shape[1] // 2 :]], 1)
+
+
+class Pixels(nn.Module):
+    """Channels become pixels and pixels channels, with a layer between."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.up, self.between = nn.Conv2d(width, 4, 1), nn.Conv2d(1, 2, 3, padding=1)
+        self.down = nn.Conv2d(8, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.pixel_unshuffle(self.between(F.pixel_shuffle(self.up(x), 2)).relu(), 2))
+
+
+class Tokens(nn.Module):
+    """A stem for numbers of words."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.table = nn.Embedding(WORDS, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table(x).permute(0, 3, 1, 2)
+
+
+class Pair(nn.Module):
+    """A stem for two images."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.left, self.right = nn.Conv2d(3, width, 3, padding=1), nn.Conv2d(3, width, 1)
+
+    def forward(self, x: Tensor, y: Tensor) -> Tensor:
+        return self.left(x) + self.right(y).relu()
+
+
+class Network(nn.Module):
+    """A stem, blocks, and one or two heads; the second is a map."""
+
+    def __init__(self, stem: nn.Module, body: nn.Module, head: nn.Module, other: nn.Module | None) -> None:
+        super().__init__()
+        self.stem, self.body, self.head, self.other = stem, body, head, other
+
+    def forward(self, *inputs: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = self.body(self.stem(*inputs))
+        return self.head(x) if self.other is None else (self.head(x), self.other(x))
+
+
 class Head(nn.Module):
     """From maps to numbers: by the mean, or pixel by pixel."""
 
@@ -117,21 +184,46 @@ class Builder:
     draw: Random
     kinds: list[str] = field(default_factory=list)
 
-    def network(self, blocks: int) -> nn.Sequential:
-        """Return a network from images (N, 3, SIZE, SIZE) to three numbers."""
+    def network(self, blocks: int) -> tuple[Network, tuple[Tensor, ...]]:
+        """Return a network with its inputs: mostly an image (N, 3, SIZE, SIZE), to three numbers."""
         width = self.draw.choice((4, 6, 8))
-        layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1)]
+        stem, inputs = self.stem(width)
+        layers: list[nn.Module] = []
         for _ in range(blocks):
             block, width = self.block(width, depth=2)
             layers.append(block)
-        return nn.Sequential(*layers, Head(width, self.draw.random() < 0.3))
+        other = nn.Conv2d(width, 2, 1) if self.draw.random() < 0.2 else None
+        return Network(stem, nn.Sequential(*layers), Head(width, self.draw.random() < 0.3), other), inputs
+
+    def stem(self, width: int) -> tuple[nn.Module, tuple[Tensor, ...]]:
+        """Return the first layer of a network, and what it reads."""
+        image = torch.randn(2, 3, SIZE, SIZE)
+        kind = self.draw.choice(("image", "image", "image", "tokens", "pair"))
+        if kind == "tokens":
+            return Tokens(width), (torch.arange(2 * SIZE * SIZE).reshape(2, SIZE, SIZE) % WORDS,)
+        if kind == "pair":
+            return Pair(width), (image, torch.randn(2, 3, SIZE, SIZE))
+        return nn.Conv2d(3, width, 3, padding=1), (image,)
 
     def block(self, width: int, depth: int) -> tuple[nn.Module, int]:
         """Return a block and the width of its result; nested ones have less depth."""
         nested = ("residual", "concatenation", "split") if depth else ()
         makers: dict[str, Callable[[int, int], tuple[nn.Module, int]]] = {
             name: getattr(self, f"_{name}")
-            for name in ("plain", "plain", "grouped", "depthwise", "gate", "attention", "resized", *nested, *nested)
+            for name in (
+                "plain",
+                "plain",
+                "grouped",
+                "depthwise",
+                "gate",
+                "attention",
+                "resized",
+                "shared",
+                "sliced",
+                "pixels",
+                *nested,
+                *nested,
+            )
         }
         names = [name for name in makers if width % 2 == 0 or name not in ("split", "grouped", "attention")]
         name = self.draw.choice(names)
@@ -144,12 +236,14 @@ class Builder:
         return body if out == width else nn.Sequential(body, self._convolution(out, width))
 
     def _convolution(self, width: int, out: int, groups: int = 1) -> nn.Sequential:
-        size = self.draw.choice((1, 3, 3))
+        size, step = self.draw.choice(((1, 1), (3, 1), (3, 1), (3, 2)))
+        bias = self.draw.random() < 0.5
         layers: list[nn.Module] = [
-            nn.Conv2d(width, out, size, padding=size // 2, groups=groups, bias=self.draw.random() < 0.5)
+            nn.Conv2d(width, out, size, padding=size // 2 * step, dilation=step, groups=groups, bias=bias)
         ]
-        if self.draw.random() < 0.6:
-            layers.append(nn.BatchNorm2d(out))
+        norm = self.draw.random()
+        if norm < 0.6:
+            layers.append(nn.BatchNorm2d(out) if norm < 0.5 else nn.GroupNorm(out // 2 if out % 2 == 0 else out, out))
         return nn.Sequential(*layers, self.draw.choice(ACTIVATIONS)())
 
     def _plain(self, width: int, depth: int) -> tuple[nn.Module, int]:
@@ -180,10 +274,24 @@ class Builder:
         kinds: tuple[nn.Module, ...] = (
             nn.Sequential(nn.MaxPool2d(2), nn.Upsample(scale_factor=2)),
             nn.Sequential(nn.AvgPool2d(2), nn.ConvTranspose2d(width, width, 2, stride=2)),
+            nn.Sequential(nn.AvgPool2d(2), nn.ConvTranspose2d(width, width, 2, stride=2, groups=width)),
             nn.Sequential(nn.ZeroPad2d(1), nn.Conv2d(width, width, 3)),
+            nn.Sequential(nn.ReplicationPad2d((1, 0, 0, 1)), nn.Conv2d(width, width, 2), nn.ZeroPad2d(0)),
             nn.MaxPool2d(3, stride=1, padding=1),
         )
         return self.draw.choice(kinds), width
+
+    def _shared(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        del depth
+        return Twice(self._convolution(width, width)), width
+
+    def _sliced(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        del depth
+        return Sliced(), width + 1
+
+    def _pixels(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        del depth
+        return Pixels(width), width
 
     def _residual(self, width: int, depth: int) -> tuple[nn.Module, int]:
         return Residual(self.same(width, depth), self.draw.choice(ACTIVATIONS)()), width
@@ -210,6 +318,10 @@ def masked(model: nn.Module, draw: Random) -> nn.Module:
             ):
                 tensor.data.uniform_(low, high, generator=generator)
             module.running_var.uniform_(0.5, 1.5, generator=generator)
+        if isinstance(module, nn.GroupNorm):
+            module.bias.data.uniform_(-1, 1, generator=generator)
+        if isinstance(module, nn.Embedding):
+            module.weight.data[:, torch.rand(module.embedding_dim, generator=generator) < share] = 0
         if isinstance(module, nn.Conv2d | nn.Linear | nn.ConvTranspose2d):
             _mask(module, share, draw, generator)
     return model

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 
 import torch
 from torch import Tensor
@@ -15,23 +16,28 @@ from tests.graph.facts.oracle import Injected, outputs
 DRAWS, IMAGES = 3, 4
 
 
-def removable_filters(module: GraphModule, example: Tensor) -> dict[str, int]:
+def removable_filters(module: GraphModule, example: tuple[Tensor, ...]) -> dict[str, int]:
     """Return, by weight, how many filters emit one constant or nothing that changes an output.
 
     A constant that is not zero counts too: it can be folded, or merged with others. Groups of a convolution
     stay equal, so a filter counts there only if every group has another one (inputs of a depthwise layer
     are its groups). Only zeros count, not a ReLU that happens to be silent: the other weights are drawn anew.
+    Left out are weights that are used at several places, which would have to be copied where those disagree.
+    Nothing is returned for a network that the zeros killed as a whole, whose outputs are the same for all inputs.
     """
     judges = [_Judge(_redrawn(module, draw), _cases(example, draw)) for draw in range(DRAWS)]
+    layers = [node for node in module.graph.nodes if node.op == "call_function" and operator(node) in LAYERS]
+    calls = Counter(str(argument(node, "weight").target) for node in layers)
     found: dict[str, int] = {}
+    if all(judge.is_dead() for judge in judges):
+        return found
     for number, node in enumerate(module.graph.nodes):
-        if node.op == "call_function" and operator(node) in LAYERS:
+        if node in layers and calls[str(argument(node, "weight").target)] == 1:
             axis = 1 if operator(node) is not aten.linear else len(shape(node)) - 1
             channels = range(shape(node)[axis])
             free = [all(judge.is_free(number, axis, channel) for judge in judges) for channel in channels]
             groups = argument(node, "groups") if operator(node) is not aten.linear else 1
-            name = str(argument(node, "weight").target)
-            found[name] = min(_in_equal_groups(free, groups), found.get(name, len(free)))
+            found[str(argument(node, "weight").target)] = _in_equal_groups(free, groups)
     return found
 
 
@@ -48,14 +54,19 @@ def _redrawn(module: GraphModule, seed: int) -> GraphModule:
     return other
 
 
-def _cases(example: Tensor, seed: int) -> list[Tensor]:
-    """Return images of several scales and colours."""
+def _cases(example: tuple[Tensor, ...], seed: int) -> list[tuple[Tensor, ...]]:
+    """Return images of several scales and colours, and words in another order."""
     draw = torch.Generator().manual_seed(seed)
 
     def normal(*size: int) -> Tensor:
-        return torch.randn(size, generator=draw, dtype=example.dtype)
+        return torch.randn(size, generator=draw, dtype=torch.float64)
 
-    return [3**index * (normal(*example.shape) + normal(*example.shape[:2], 1, 1)) for index in range(IMAGES)]
+    def another(value: Tensor, index: int) -> Tensor:
+        if value.is_floating_point():
+            return 3**index * (normal(*value.shape) + normal(*value.shape[:2], 1, 1))
+        return value.flatten()[torch.randperm(value.numel(), generator=draw)].view(value.shape)
+
+    return [tuple(another(value, index) for value in example) for index in range(IMAGES)]
 
 
 def _in_equal_groups(free: list[bool], groups: int) -> int:
@@ -68,14 +79,19 @@ def _in_equal_groups(free: list[bool], groups: int) -> int:
 class _Judge:
     """The values of a network on all cases."""
 
-    def __init__(self, module: GraphModule, cases: list[Tensor]) -> None:
+    def __init__(self, module: GraphModule, cases: list[tuple[Tensor, ...]]) -> None:
         self.module, self.cases, self.nodes = module, cases, list(module.graph.nodes)
-        self.plain, self.values = [outputs(module, (case,)) for case in cases], list[dict[Node, Tensor]]()
+        self.plain, self.values = [outputs(module, case) for case in cases], list[dict[Node, Tensor]]()
         for case in cases:
             run = Injected(module)
             with torch.no_grad():
-                run.run(case)
+                run.run(*case)
             self.values.append(run.values)
+
+    def is_dead(self) -> bool:
+        """Tell whether no output depends on the input."""
+        each = [torch.cat(rows) for rows in zip(*self.plain, strict=True)]
+        return all(bool((rows - rows[:1]).abs().max() <= 1e-12 * (1 + rows.abs().max())) for rows in each)
 
     def is_free(self, number: int, axis: int, channel: int) -> bool:
         """Tell whether a channel of a node could go."""
@@ -91,7 +107,7 @@ class _Judge:
         for case, values, before in zip(self.cases, self.values, self.plain, strict=True):
             noise = torch.zeros_like(values[node])
             noise.select(axis, channel).normal_(generator=draw).mul_(1 + values[node].abs().max())
-            after = outputs(self.module, (case,), node, noise)
+            after = outputs(self.module, case, node, noise)
             pairs = zip(before, after, strict=True)
             if any((old - new).abs().max() > 1e-10 * (1 + old.abs().max()) for old, new in pairs):
                 return False
