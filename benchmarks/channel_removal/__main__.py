@@ -10,17 +10,14 @@ from __future__ import annotations
 import argparse
 import os
 import re
-import sys
 import time
 from pathlib import Path
 
+from benchmarks.channel_removal import plan
+from benchmarks.channel_removal.machine import environment
+from benchmarks.pruning_quality import rows
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.channel_removal import plan  # noqa: E402
-from benchmarks.channel_removal.machine import environment  # noqa: E402
-from benchmarks.pruning_quality import rows  # noqa: E402
-
 RESULTS = ROOT / "benchmarks" / "results"
 
 

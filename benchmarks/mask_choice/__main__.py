@@ -7,17 +7,14 @@
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from pathlib import Path
 
+from benchmarks.channel_removal.timing import Effort
+from benchmarks.mask_choice.plan import missing, runs
+from benchmarks.pruning_quality import rows
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.channel_removal.timing import Effort  # noqa: E402
-from benchmarks.mask_choice.plan import missing, runs  # noqa: E402
-from benchmarks.pruning_quality import rows  # noqa: E402
-
 RESULTS = ROOT / "benchmarks" / "results"
 
 

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections import Counter
 from pathlib import Path
 
+from benchmarks.pruning_quality import rows
+from benchmarks.pruning_quality.data import DataMissingError
+from benchmarks.pruning_quality.experiment import Places, load
+from benchmarks.pruning_quality.plan import MORE, STAGES, missing, plan
+from benchmarks.pruning_quality.runner import Limits, estimate, run_missing
+from benchmarks.pruning_quality.tasks import TASKS
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks.pruning_quality import rows  # noqa: E402
-from benchmarks.pruning_quality.data import DataMissingError  # noqa: E402
-from benchmarks.pruning_quality.experiment import Places, load  # noqa: E402
-from benchmarks.pruning_quality.plan import MORE, STAGES, missing, plan  # noqa: E402
-from benchmarks.pruning_quality.runner import Limits, estimate, run_missing  # noqa: E402
-from benchmarks.pruning_quality.tasks import TASKS  # noqa: E402
-
 RESULTS = ROOT / "benchmarks" / "results"
 
 

@@ -36,6 +36,7 @@ MORE = (("unstructured", 0.8), ("1:4", 0.75), ("channel", 0.5))
 DENSE = ("dense", 0.0)
 TUNED_AT = ("unstructured", 0.9)
 RIVALS = 2
+USERS_DEFAULT = "pdp_default"  # what everybody gets who chooses nothing is measured everywhere
 
 
 @dataclass(frozen=True)
@@ -184,14 +185,15 @@ def methods_for(pattern: str) -> list[str]:
 
 
 def contenders(pattern: str, strongest: list[str]) -> list[str]:
-    """Return who is compared beyond the main cells: the best PDP preset, the strongest rivals, and the specialists.
+    """Return who is compared beyond the main cells: best and default PDP preset, strongest rivals, specialists.
 
     `strongest` are a task's methods from best to worst.
     """
     able = methods_for(pattern)
     general = [method for method in strongest if method in able]
     specialists = [method for method in able if not METHODS[method].prunes(TUNED_AT[0])]
-    return [*_pdp(general)[:1], *_rivals(general)[:RIVALS], *specialists]
+    ours = dict.fromkeys([*_pdp(general)[:1], *(method for method in general if method == USERS_DEFAULT)])
+    return [*ours, *_rivals(general)[:RIVALS], *specialists]
 
 
 def _screened(cell: Cell, done: Mapping[str, Row]) -> list[str] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from torch.utils import _pytree as pytree
 
 from pdp_export.converters import registry
 from pdp_export.errors import ProofError
-from pdp_export.graph.capture import inference_mode
+from pdp_export.graph.capture import inference_mode, quiet_export
 from pdp_export.removal.precision import widened
 from pdp_export.removal.proof import relative_difference
 from pdp_export.results import Verdict
@@ -42,17 +43,30 @@ def prove_in_runtime(
         ProofError: when an output differs by more than that.
         ConversionError: when the target cannot express the result.
     """
+    module = _float32(model if isinstance(model, torch.nn.Module) else model.module())
+    inputs = tuple(value.detach().cpu().float() if value.is_floating_point() else value.cpu() for value in inputs)
     limit = max(LIMIT, _ROUNDING * _rounding(removed, inputs))
     if target == "torch":
-        return _in_torch(model, removed, inputs, limit)
+        return _in_torch(module, removed, inputs, limit)
     from pdp_export.pipeline.api import convert, validate
 
     with tempfile.TemporaryDirectory(prefix="pdp-export-") as folder:
         path = Path(folder) / f"removed{registry.load(target).TARGET.suffix}"
         artifact = convert(removed.program, path, target=target, encoding="dense")
-        module = model if isinstance(model, torch.nn.Module) else model.module()
         verdict = validate(artifact, reference=module, inputs=inputs, atol=limit)
     return _line(verdict, target, limit)
+
+
+def _float32(module: nn.Module) -> nn.Module:
+    """Return the module as removal leaves it, in float32 on the CPU; a copy where it is not there."""
+    tensors = [*module.parameters(), *module.buffers()]
+    there = all(
+        item.device.type == "cpu" and item.dtype is torch.float32 for item in tensors if item.is_floating_point()
+    )
+    if there:
+        return module
+    with quiet_export():  # copying a captured module warns
+        return copy.deepcopy(module).to("cpu", torch.float32)
 
 
 def _rounding(removed: Removed, inputs: tuple[Tensor, ...]) -> float:
@@ -67,8 +81,7 @@ def _difference(old: Any, new: Any) -> float:
     return max(relative_difference(a, b.to(a.dtype)) for a, b in pairs)
 
 
-def _in_torch(model: nn.Module | ExportedProgram, removed: Removed, inputs: tuple[Tensor, ...], limit: float) -> str:
-    module = model if isinstance(model, torch.nn.Module) else model.module()
+def _in_torch(module: nn.Module, removed: Removed, inputs: tuple[Tensor, ...], limit: float) -> str:
     with torch.no_grad(), inference_mode(module):
         worst = _difference(module(*inputs), removed.module(*inputs))
     if worst > limit:

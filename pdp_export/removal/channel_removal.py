@@ -69,8 +69,6 @@ def remove_channels(
         UsageError: `align` is not positive, or the objective is unknown.
     """
     widths = _several(align)
-    if min(widths, default=0) < 1:
-        raise UsageError(f"align is {align}, it must be at least 1", where="align", hint="use 8 or 16, or leave it out")
     chosen = cost or cost_model(objective, widths)
     prepared = prepare(model, example_inputs, dynamic)
     stage = f"removing channels for {target or 'any target'}"
@@ -107,8 +105,16 @@ def remove_from(
     return edited, report.model_copy(update=proof)
 
 
-def _several(align: int | Sequence[int]) -> Sequence[int]:
-    return (align,) if isinstance(align, int) else align
+def _several(align: int | Sequence[int]) -> tuple[int, ...]:
+    """Return the multiples that a caller allows, checked."""
+    widths = (align,) if isinstance(align, int) else tuple(align) if isinstance(align, Sequence) else ()
+    if not widths or not all(isinstance(width, int) and width >= 1 for width in widths):
+        raise UsageError(
+            f"align is {align!r}, it must be a whole number of at least 1",
+            where="align",
+            hint="use 8 or 16, or leave it out",
+        )
+    return widths
 
 
 def _expected(plan: Plan, prepared: Prepared) -> Expected:

@@ -71,6 +71,9 @@ def _crossing(module: GraphModule, reader: Node, last: Node, axis: int) -> tuple
         first = last.args[0]
         if operator(first) is not BATCH_NORM or list(first.users) != [last]:
             return None
+    source = first.args[0]
+    if not isinstance(source, Node) or shape(source) != shape(last):  # what broadcasts has no such channels before
+        return None
     stored = _stored_per_channel(module, first, axis)
     return None if stored is None else (first, stored)
 
@@ -78,7 +81,7 @@ def _crossing(module: GraphModule, reader: Node, last: Node, axis: int) -> tuple
 def _stored_per_channel(module: GraphModule, node: Node, axis: int) -> list[str] | None:
     """Return the stored tensors with an entry for each channel, of an operation that a gather may cross; else None."""
     kind, others = operator(node), [item for item in node.args[1:] if isinstance(item, Node)]
-    if kind not in UNARY | IDENTITY | BINARY | {BATCH_NORM} or node.kwargs or not isinstance(node.args[0], Node):
+    if kind not in UNARY | IDENTITY | BINARY | {BATCH_NORM} or node.kwargs:
         return None
     if kind is BATCH_NORM and axis != 1:
         return None

@@ -41,7 +41,7 @@ class Candidate(ABC):
     """One layer with the channels that its neighbours keep, and those that it could do without."""
 
     def __init__(self, trace: Trace, facts: Facts, node: Node, rows: Ids, columns: Ids, made: Channels) -> None:
-        self.node, self.rows, self.columns, self.made = node, rows, columns, made
+        self.node, self.rows, self.columns = node, rows, columns
         count = len(made.slots)
         self.live: Mask = facts.live(node, made.axis, count).numpy()
         constants = grids.line(facts.constant(node), made.axis, count).numpy()

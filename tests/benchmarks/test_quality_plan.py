@@ -85,13 +85,13 @@ def test_final_takes_the_best_preset_and_its_strongest_rivals():
 
 
 def test_other_patterns_get_the_specialists():
-    """SR-STE and Torch-Pruning know one pattern only; the best PDP preset and two rivals are always there."""
+    """SR-STE and Torch-Pruning know one pattern only; two PDP presets and two rivals are always there."""
     runs, _ = plan(complete())
     for pattern, sparsity in MORE:
         methods = {
             run.method for run in runs if run.stage == "screen" and (run.pattern, run.sparsity) == (pattern, sparsity)
         }
-        assert {"pdp_rectified", "st3", "feather"} == methods - {"sr_ste", "torch_pruning_bn"}
+        assert {"pdp_rectified", "pdp_default", "st3", "feather"} == methods - {"sr_ste", "torch_pruning_bn"}
         assert ("sr_ste" in methods) == (pattern == "1:4")
         assert ("torch_pruning_bn" in methods) == (pattern == "channel")
     assert RIVALS == 2

@@ -164,7 +164,6 @@ def test_upscale16_fills_to_multiples_of_16_or_everything():
 @pytest.mark.parametrize("net", ["resnet", "densenet"])
 def test_tied_masks_are_where_torch_pruning_cuts(case_of, net):
     """Both must end with the same widths, else their times say nothing."""
-    pytest.importorskip("torch_pruning")
     case = case_of(net, "columns", 0.5)
     cut = torch_pruning16(case).module
     made = ours.removed_from(tied_network(case), case.images[:1], ours.estimate(1)).module

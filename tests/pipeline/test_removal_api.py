@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import pdp_export as pdp
 from pdp_export.errors import ProofError, UsageError
+from pdp_export.graph.capture import capture
 from pdp_export.pipeline.runtime_proof import prove_in_runtime
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -99,3 +100,14 @@ def test_network_that_rounds_badly_is_no_error() -> None:
     model.a.weight.data[:, 16:] = 0
     proof = pdp.remove_channels(model, (X,), target="torch", measure=False).report.runtime_proof
     assert float(proof.split("limit ")[1]) > 1e-5
+
+
+@pytest.mark.parametrize("captured", [False, True])
+def test_model_in_float64(captured: bool) -> None:
+    """The result is float32 on the CPU: a model that is not was fed to it as it was."""
+    model = Stream().double().eval()
+    model.a.weight.data[:, 16:] = 0
+    given = capture(model, (X.double(),)) if captured else model
+    result = pdp.remove_channels(given, (X.double(),), target="torch", measure=False)
+    assert "limit 1e-05" in result.report.runtime_proof
+    assert model.a.weight.dtype is torch.float64

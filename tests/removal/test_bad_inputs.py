@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -254,10 +255,10 @@ def test_proof_at_two_batches_and_two_image_sizes() -> None:
         assert torch.allclose(removed.module(x), model(x), atol=1e-5)
 
 
-@pytest.mark.parametrize("align", [0, -4])
-def test_alignment_that_is_not_positive(align: int) -> None:
-    """align=0 divides by zero."""
-    with pytest.raises(UsageError, match=str(align)) as error:
+@pytest.mark.parametrize("align", [0, -4, "8", 2.5, None, [], [8, 0]])
+def test_alignment_that_is_no_positive_number(align: Any) -> None:
+    """align=0 divides by zero, and text or a fraction ended in a traceback."""
+    with pytest.raises(UsageError, match=f"align is {re.escape(repr(align))}") as error:
         remove_channels(chain(), (X,), align=align)
     assert error.value.where == "align"
 

@@ -75,3 +75,21 @@ def test_work_in_front_of_a_select_counts() -> None:
     model.readers[1].weight.data[:, [3, 4]] = 0
     remove_channels(model, (X,), cost=Recorder())
     assert seen == [(8, ("norm", "norm", "unary")), (8, ("norm", "unary"))]
+
+
+def test_broadcasting_is_not_crossed() -> None:
+    """One channel times eight numbers: a gather ahead of the product read out of bounds."""
+
+    class Spread(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.reader = nn.Conv2d(3, 1, 1), nn.Conv2d(8, 4, 1)
+            self.scale = nn.Parameter(torch.randn(8, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.reader((self.stem(x) * self.scale).relu())
+
+    model = Spread()
+    model.reader.weight.data[:, :3] = 0
+    result = remove_channels(model, (X,), objective="macs")
+    torch.testing.assert_close(result.module(X), model(X), rtol=1e-4, atol=1e-5)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import json
 
+import flatbuffers
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+from ai_edge_litert import schema_py_generated as schema
 from hypothesis import given, settings
 
 from pdp_export.encoding import tflite_csr
@@ -15,9 +17,6 @@ from pdp_export.errors import DataError, FileError, NotRunnableError
 from pdp_export.runtimes import litert_runtime, tflite_file
 from pdp_export.runtimes.tflite_file import Graph, Operator, Tensor
 from pdp_export.runtimes.xnnpack_sparse import sparse_path
-
-schema = pytest.importorskip("ai_edge_litert.schema_py_generated")
-flatbuffers = pytest.importorskip("flatbuffers")
 
 RNG = np.random.default_rng(0)
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import transformers
 
 from pdp_export.pruning import Pruner
 from pdp_export.recipe import Recipe
 from sample_models.bert import classifier, loaders
 
-transformers = pytest.importorskip("transformers")
 RECIPE = Path(__file__).parents[2] / "sample_models" / "recipes" / "paper" / "bert_mnli.yaml"
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "cat", "dog", "sleeps", "runs"]
 
