@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 import time
 from collections.abc import Callable
@@ -86,6 +87,7 @@ class Bench:
                 self._made[key] = make(case)
             except NotPossibleError as error:
                 self._made[key] = str(error)
+            gc.collect()  # graphs refer to themselves, and hold gigabytes that Python does not see
         return self._made[key]
 
 

@@ -11,7 +11,7 @@ import operator as python_operator
 
 from torch.fx import GraphModule, Node
 
-from pdp_export.graph.nodes import BATCH_NORM, argument, aten, operator, replace_tensor, shape, tensor_of
+from pdp_export.graph.nodes import BATCH_NORM, argument, aten, is_tensor, operator, replace_tensor, shape, tensor_of
 from pdp_export.graph.operators import BINARY, IDENTITY, UNARY
 from pdp_export.removal.costs import Stage
 
@@ -71,11 +71,17 @@ def _crossing(module: GraphModule, reader: Node, last: Node, axis: int) -> tuple
         first = last.args[0]
         if operator(first) is not BATCH_NORM or list(first.users) != [last]:
             return None
-    source = first.args[0]
-    if not isinstance(source, Node) or shape(source) != shape(last):  # what broadcasts has no such channels before
-        return None
     stored = _stored_per_channel(module, first, axis)
-    return None if stored is None else (first, stored)
+    return None if stored is None or not _same_shape(first.args[0], last) else (first, stored)
+
+
+def _same_shape(source: object, result: Node) -> bool:
+    """Tell whether an operation keeps its first operand's shape; what broadcasts has no such channels before it.
+
+    What removal itself inserted has no traced shape, and ends the way up.
+    """
+    known = is_tensor(source) and is_tensor(result)
+    return known and isinstance(source, Node) and shape(source) == shape(result)
 
 
 def _stored_per_channel(module: GraphModule, node: Node, axis: int) -> list[str] | None:
