@@ -14,7 +14,7 @@ _FORMAT = 1
 
 
 class TimeCache:
-    """Microseconds by layer, in a file that is read once and written when asked to.
+    """Microseconds by layer or whole network, in a file that is read once and written when asked to.
 
     A file that is missing, damaged or of another format counts as empty: its times can be measured again.
     """
@@ -27,11 +27,11 @@ class TimeCache:
         self._times = self._read()
         self._changed = False
 
-    def get(self, work: LayerWork) -> float | None:
-        """Return the time of a layer, None where it is unknown."""
+    def get(self, work: LayerWork | str) -> float | None:
+        """Return the time of a layer, or of a network by its own key; None where it is unknown."""
         return self._times.get(_key(work))
 
-    def put(self, work: LayerWork, microseconds: float) -> None:
+    def put(self, work: LayerWork | str, microseconds: float) -> None:
         """Note a time."""
         self._times[_key(work)] = microseconds
         self._changed = True
@@ -54,5 +54,7 @@ class TimeCache:
             return {}
 
 
-def _key(work: LayerWork) -> str:
+def _key(work: LayerWork | str) -> str:
+    if isinstance(work, str):
+        return work
     return json.dumps(list(asdict(work).values()), separators=(",", ":"))

@@ -12,10 +12,14 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.export import ExportedProgram
 
+    from pdp_export.costs import Measured
     from pdp_export.costs.measured import Runtime
     from pdp_export.graph.capture import Dynamic
     from pdp_export.removal import Removed
-    from pdp_export.removal.costs import CostModel, Objective
+    from pdp_export.removal.costs import Objective
+
+LAYER_BY_LAYER = "layer by layer"
+"""The plan that takes for each layer what was fastest on its own."""
 
 _MEASURED: dict[str, Runtime] = {"onnx": "onnxruntime", "torch": "torch"}
 
@@ -35,8 +39,9 @@ def remove_channels(
 
     The model is left unchanged. Only exact zeros in its weights count, whoever put them there. Where a layer could
     work on fewer channels than its neighbours hold, at the price of a gather, costs decide: for the targets "onnx"
-    and "torch" (eager code) each option is timed on this machine, once; times are remembered in the user's folder
-    for caches. For the other targets they are estimated. The result is proven in float64, and then in the target's
+    and "torch" (eager code) each option of each layer is timed on this machine, once, and then the plan that this
+    gives side by side with a few others, as whole networks; times are remembered in the user's folder for caches.
+    For the other targets they are estimated. The result is proven in float64, and then in the target's
     own runtime in float32, where that runs here; the report says which.
 
     Args:
@@ -62,11 +67,15 @@ def remove_channels(
     from pdp_export.removal import remove_channels as remove
 
     block = _block(target)
-    cost = _measured_cost(target, align, threads) if measure and objective == "latency" else None
-    widths = (block if align is None else align,) if cost is None else cost.fills
-    removed = remove(
-        model, example_inputs, target=target, dynamic=dynamic, align=widths, objective=objective, cost=cost
-    )
+    measured = _measured_cost(target, align, threads) if measure and objective == "latency" else None
+    if measured is None:
+        width = block if align is None else align
+        removed = remove(model, example_inputs, target=target, dynamic=dynamic, align=width, objective=objective)
+    else:
+        from pdp_export.pipeline.plan_times import PlanTimes, rivals
+
+        models = {LAYER_BY_LAYER: measured, **rivals(measured)}
+        removed = remove(model, example_inputs, target=target, dynamic=dynamic, costs=models, judge=PlanTimes(measured))
     if target is None:
         return removed
     from pdp_export.pipeline.runtime_proof import prove_in_runtime
@@ -90,7 +99,7 @@ def _block(target: str | None) -> int:
     return registry.load(target).TARGET.channel_alignment
 
 
-def _measured_cost(target: str | None, align: int | None, threads: int) -> CostModel | None:
+def _measured_cost(target: str | None, align: int | None, threads: int) -> Measured | None:
     if target not in _MEASURED:
         return None
     import torch

@@ -1,4 +1,4 @@
-"""What a choice costs: the protocol that measured models fulfil too, and three models that need no measuring."""
+"""What a choice costs: the protocol that measured models fulfil too, and the models that need no measuring."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ class CostModel(Protocol):
 
     @property
     def worthwhile(self) -> float:
-        """The share of a layer's cost that a change must save."""
+        """The share of a layer's cost that a change must save; negative: that it may cost."""
 
     @property
     def fills(self) -> tuple[int, ...]:
@@ -100,6 +100,19 @@ class Macs:
     def costs(self, options: Sequence[LayerWork]) -> list[float]:
         """Return rows x columns x taps x positions."""
         return [float(work.macs) for work in options]
+
+
+@dataclass(frozen=True)
+class Never:
+    """No gather is worth it: a channel goes only where nobody needs it."""
+
+    fills: tuple[int, ...] = (1,)
+    name: str = "no gathers"
+    worthwhile: float = 0.0
+
+    def costs(self, options: Sequence[LayerWork]) -> list[float]:
+        """Return infinity for a gather, and else nothing."""
+        return [math.inf if any(True for _ in work.copies) else 0.0 for work in options]
 
 
 @dataclass(frozen=True)

@@ -55,7 +55,7 @@ def _cheapest(layer: Candidate, options: Mapping[str, Narrowing], cost: CostMode
     """Return the cheapest option; a layer stays as it is for a gain that is not worthwhile."""
     numbers = cost.costs([layer.work(option) for option in options.values()])
     costs = dict(zip(options, numbers, strict=True))
-    best = min(costs, key=costs.__getitem__)
+    best = min((name for name in costs if name != AS_IT_IS), key=costs.__getitem__, default=AS_IT_IS)
     if costs[best] >= costs[AS_IT_IS] * (1 - cost.worthwhile):
         best = AS_IT_IS
     return LayerChoice(layer=layer_of(layer.node), costs=costs, chosen=best)

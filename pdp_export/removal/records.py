@@ -44,6 +44,8 @@ class RemovalReport(Record):
 
     `macs` are dense multiply-accumulates for one example; before and after both have BatchNorm folded.
     `proof_error` is the largest output difference relative to max|y|, in float64, over `proof_cases` inputs.
+    `plans` are the times of whole networks in microseconds, by plan, where several were compared; `plan` is the one
+    that was carried out.
     `runtime_proof` says how far the result is from the model in the target's runtime, in float32; empty: no target.
     `nothing_removed` is empty, or says why no channel went.
     """
@@ -62,6 +64,8 @@ class RemovalReport(Record):
     nothing_removed: str = ""
     cost_of: str = ""
     choices: tuple[LayerChoice, ...] = ()
+    plan: str = ""
+    plans: Mapping[str, float] = {}
 
     @property
     def removed_filters(self) -> int:

@@ -13,7 +13,6 @@ from benchmarks.channel_removal.case import Case
 from benchmarks.channel_removal.dialect import folded, plain
 from benchmarks.channel_removal.experiment import Bench, _judged
 from benchmarks.channel_removal.plan import Job
-from benchmarks.channel_removal.policies import Always, Never
 from benchmarks.channel_removal.rivals.naive import naive
 from benchmarks.channel_removal.rivals.tied import tied_network, torch_pruning16
 from benchmarks.channel_removal.rivals.upscale import _dropped
@@ -21,6 +20,7 @@ from benchmarks.channel_removal.sessions import Opened
 from benchmarks.channel_removal.timing import Effort
 from benchmarks.channel_removal.variants import RIVALS
 from pdp_export.graph.capture import capture
+from pdp_export.removal.costs import Macs, Never
 from sample_models.densenet import densenet_cifar
 from sample_models.efficientnet_v2 import efficientnet_v2
 from sample_models.resnet import resnet_cifar
@@ -116,7 +116,7 @@ def test_policies_select_always_and_never(case_of):
             node.target is torch.ops.aten.index_select.default
             for node in ours._removed(prepared, (1,), cost).module.graph.nodes
         )
-        for name, cost in (("never", Never()), ("always", Always()))
+        for name, cost in (("never", Never()), ("always", Macs()))
     }
     assert gathers["never"] == 0
     assert gathers["always"] >= 4

@@ -17,7 +17,7 @@ from pdp_export.errors import UsageError
 from pdp_export.graph.capture import capture
 from pdp_export.graph.channel_groups import ChannelGroup, channel_groups
 from pdp_export.graph.nodes import argument, aten, operator
-from pdp_export.removal.channel_removal import remove_from
+from pdp_export.removal.carrying_out import remove_from
 from pdp_export.removal.costs import Macs
 from pdp_export.removal.proof import LIMIT
 from pdp_export.removal.simplification import prepare
@@ -162,7 +162,7 @@ def test_dead_channels_enter_their_joins_as_zeros(name: str, data: st.DataObject
             ends = dead_ends(values, group, dead[group.name])
             assert ends
             assert all(end.count_nonzero() == 0 for end in ends)
-        _, report = remove_from(prepare(program, None, None), 1, Macs(), stage="test")
+        _, report = remove_from(prepare(program, None, None), (1,), Macs(), stage="test")
         assert report.proof_error <= LIMIT
     finally:
         for key, value in original.items():

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pdp_export.graph.capture import capture
 from pdp_export.removal import remove_channels
-from pdp_export.removal.channel_removal import remove_from
+from pdp_export.removal.carrying_out import remove_from
 from pdp_export.removal.costs import Analytic
 from pdp_export.removal.proof import LIMIT
 from pdp_export.removal.simplification import prepare
@@ -101,7 +101,7 @@ def test_any_dead_filters_before_padding(dead: set[int], align: int, columns: se
     for reader in (model.left, model.right):
         reader.weight.data[:, list(columns)] = 0
     prepared = prepare(capture(model, (torch.randn(1, 3, 7, 7),)), None, None)
-    edited, report = remove_from(prepared, align, Analytic(), stage="test")
+    edited, report = remove_from(prepared, (align,), Analytic(), stage="test")
     assert report.proof_error <= LIMIT
     width = dict(edited.named_parameters())["first.weight"].shape[0]
     alive = len(set(range(8)) - dead - columns)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from pdp_export.graph.capture import capture
-from pdp_export.removal.channel_removal import remove_from
+from pdp_export.removal.carrying_out import remove_from
 from pdp_export.removal.costs import Macs
 from pdp_export.removal.proof import LIMIT
 from pdp_export.removal.simplification import prepare
@@ -84,5 +84,5 @@ def test_any_masks(groups: int, padding: int, filters: set[int], rows: set[int],
     model.middle.weight.data[list(rows)] = 0
     model.last.weight.data[:, list(columns)] = 0
     prepared = prepare(capture(model, (torch.randn(1, 3, 7, 7),)), None, None)
-    _, report = remove_from(prepared, align, Macs(), stage="test")
+    _, report = remove_from(prepared, (align,), Macs(), stage="test")
     assert report.proof_error <= LIMIT

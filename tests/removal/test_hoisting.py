@@ -73,7 +73,7 @@ def test_work_in_front_of_a_select_counts() -> None:
     model = randomised(Dense(nn.ReLU()))
     model.readers[0].weight.data[:, [0, 1, 2]] = 0
     model.readers[1].weight.data[:, [3, 4]] = 0
-    remove_channels(model, (X,), cost=Recorder())
+    remove_channels(model, (X,), costs={"recorded": Recorder()})
     assert seen == [(8, ("norm", "norm", "unary")), (8, ("norm", "unary"))]
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from pdp_export.graph.capture import capture
-from pdp_export.removal.channel_removal import remove_from
+from pdp_export.removal.carrying_out import remove_from
 from pdp_export.removal.costs import Macs
 from pdp_export.removal.proof import LIMIT
 from pdp_export.removal.simplification import prepare
@@ -78,7 +78,7 @@ def test_random_masks(name: str, data: st.DataObject) -> None:
                 dead = data.draw(st.lists(st.integers(0, value.shape[axis] - 1), unique=True))
                 value.data.index_fill_(axis, torch.tensor(dead, dtype=torch.int64), 0.0)
         align = data.draw(st.sampled_from([1, 1, 2, 4]))
-        edited, report = remove_from(prepare(program, None, None), align, Macs(), stage="test")
+        edited, report = remove_from(prepare(program, None, None), (align,), Macs(), stage="test")
     finally:
         for key, value in original.items():
             program.state_dict[key].data.copy_(value)

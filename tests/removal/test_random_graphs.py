@@ -14,7 +14,7 @@ from torch.fx import Node
 from pdp_export.errors import RemovalError
 from pdp_export.graph.capture import capture
 from pdp_export.graph.nodes import BATCH_NORM, argument, aten, operator, shape
-from pdp_export.removal.channel_removal import remove_from
+from pdp_export.removal.carrying_out import remove_from
 from pdp_export.removal.costs import Analytic, CostModel, Macs, Size
 from pdp_export.removal.proof import LIMIT
 from pdp_export.removal.simplification import Prepared, prepare
@@ -43,12 +43,13 @@ def _drawn(seed: int) -> Prepared:
     torch.manual_seed(seed)
     network, inputs = Builder(draw).network(draw.randint(1, 5))
     model = masked(network, draw).eval()
-    return prepare(capture(model, inputs, {index: {0: "batch"} for index in range(len(inputs))}), None, None)
+    open_batch = {index: {0: "batch"} for index in range(len(inputs))} if seed % 3 == 0 else None  # it is slow to trace
+    return prepare(capture(model, inputs, open_batch), None, None)
 
 
 def check(prepared: Prepared, align: int = 1, cost: CostModel | None = None) -> None:
     """Remove channels from one random network."""
-    _, report = remove_from(prepared, align, cost or Macs(), stage="test")
+    _, report = remove_from(prepared, (align,), cost or Macs(), stage="test")
     assert report.proof_error <= LIMIT
 
 
@@ -90,7 +91,7 @@ def superfluous_and_gone(seed: int) -> tuple[int, int]:
     prepared = _drawn(seed)
     before = dict(prepared.folded.named_parameters())
     free = removable_filters(prepared.folded, prepared.cases[0])
-    edited, _ = remove_from(prepared, 1, Macs(), stage="test")
+    edited, _ = remove_from(prepared, (1,), Macs(), stage="test")
     after = dict(edited.named_parameters())
     upside_down = {str(argument(node, "weight").target) for node in prepared.folded.graph.nodes if _is_transposed(node)}
     possible = gone = 0

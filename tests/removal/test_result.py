@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from pdp_export.graph.archive import save_program
 from pdp_export.removal import remove_channels
-from pdp_export.removal.channel_removal import remove_from
+from pdp_export.removal.carrying_out import remove_from
 from pdp_export.removal.costs import Macs
 from pdp_export.removal.proof import relative_difference
 from pdp_export.removal.simplification import prepare
@@ -32,7 +32,7 @@ def test_gradients_of_the_input() -> None:
     model.a.weight.data[:, [0, 1, 5]] = 0
     model.a.weight.data[[1, 2]] = 0
     kill(model.b, 0, 3, 5)
-    edited, _ = remove_from(prepare(model, (torch.randn(2, 3, 9, 9),), None), 1, Macs(), stage="test")
+    edited, _ = remove_from(prepare(model, (torch.randn(2, 3, 9, 9),), None), (1,), Macs(), stage="test")
     first, second = images(), images()
     second.data.copy_(first.data)
     model.double().eval()(first).square().sum().backward()
@@ -51,7 +51,7 @@ def test_gradients_of_what_remains() -> None:
     kill(model[0], *DEAD)
     model[2].weight.data[DEAD] = 0
     model[2].bias.data[DEAD] = 0
-    edited, _ = remove_from(prepare(model, (torch.randn(2, 3, 9, 9),), None), 1, Macs(), stage="test")
+    edited, _ = remove_from(prepare(model, (torch.randn(2, 3, 9, 9),), None), (1,), Macs(), stage="test")
     x = images()
     model.double()(x).square().sum().backward()
     edited(x).square().sum().backward()
