@@ -10,7 +10,7 @@ from typing import Protocol
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from pdp_export.graph.nodes import shape
+from pdp_export.graph.nodes import is_tensor, shape
 from pdp_export.removal.carrying_out import carry_out, workpiece
 from pdp_export.removal.costs import CostModel
 from pdp_export.removal.planning import Plan
@@ -76,7 +76,7 @@ def _maker(prepared: Prepared, cost: CostModel) -> Callable[[], ExportedProgram]
 def _signature(plan: Plan) -> str:
     """Return what two plans have in common that take the same time: every layer's widths, and its gathers."""
     layers = [
-        (use.role, shape(use.node), len(plan.stay(use)), len(plan.kept(use.slots)), use.node in plan.narrowed)
+        (use.role, shape(use.node) if is_tensor(use.node) else (), len(plan.stay(use)), len(plan.kept(use.slots)), use.node in plan.narrowed)
         for use in plan.trace.uses
     ]
     return json.dumps(layers)

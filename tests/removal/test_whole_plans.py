@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 import torch
+from torch import Tensor, nn
 from torch.export import ExportedProgram
 
 from pdp_export.removal import remove_channels
@@ -61,6 +62,22 @@ def test_times_are_remembered_for_the_same_layers_only() -> None:
         result = remove_channels(stream(dead), (X,), costs=COSTS, judge=clock)
         assert result.program.state_dict["a.weight"].shape[1] == 16 - dead
     assert clock.widths == [16, 4, 16, 5]
+
+
+def test_norm_that_stays() -> None:
+    """A BatchNorm in front of its layer, as in densely connected networks, has three results and no shape."""
+
+    class Normed(Stream):
+        def __init__(self) -> None:
+            super().__init__(width=16)
+            self.first = nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(self.first(x).relu())
+
+    model = Normed()
+    model.a.weight.data[:, :12] = 0
+    assert remove_channels(model, (X,), costs=COSTS, judge=Clock(never=1.0, always=0.5)).report.plan == "always"
 
 
 def test_equal_plans_are_not_timed() -> None:
