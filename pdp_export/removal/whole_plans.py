@@ -76,7 +76,13 @@ def _maker(prepared: Prepared, cost: CostModel) -> Callable[[], ExportedProgram]
 def _signature(plan: Plan) -> str:
     """Return what two plans have in common that take the same time: every layer's widths, and its gathers."""
     layers = [
-        (use.role, shape(use.node) if is_tensor(use.node) else (), len(plan.stay(use)), len(plan.kept(use.slots)), use.node in plan.narrowed)
+        (
+            use.role,
+            shape(use.node) if is_tensor(use.node) else (),
+            len(plan.stay(use)),
+            len(plan.kept(use.slots)),
+            use.node in plan.narrowed,
+        )
         for use in plan.trace.uses
     ]
     return json.dumps(layers)
