@@ -14,9 +14,11 @@ from pdp_export.errors import CaptureError, RemovalError
 from pdp_export.graph.capture import Dynamic, capture, dynamic_axes, input_values
 from pdp_export.graph.dynamic_sizes import other_sizes
 from pdp_export.graph.nodes import BATCH_NORM, LAYERS, argument, operator, tensor_of, used_tensors
+from pdp_export.removal.batched_heads import separate_heads
 from pdp_export.removal.folding import fold_batch_norms
 from pdp_export.removal.precision import narrowed, widened
 from pdp_export.removal.proof import Inputs, proof_inputs, prove
+from pdp_export.removal.stored_parts import store_parts
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,8 @@ def prepare(
     original = widened(program)
     _require_finite(original)
     folded = widened(program)
+    store_parts(folded)
+    separate_heads(folded)
     moved = fold_batch_norms(folded)
 
     def expected(node: Node, old: Mapping[str, Tensor]) -> Tensor | None:
