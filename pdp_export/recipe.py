@@ -95,10 +95,18 @@ class PreprocessingSection(Section):
 class RemovalSection(Section):
     """What decides whether a layer works on fewer channels than its neighbours hold, at the price of a gather.
 
-    Estimated latency, the size of the stored numbers, or multiply-accumulates alone (copies are free then).
+    Estimated latency, the size of the stored numbers, or multiply-accumulates alone (copies are free then). `measure`
+    names the target in whose runtime latencies are timed on this machine, in the place of estimates.
     """
 
     objective: Literal["latency", "size", "macs"] = "latency"
+    measure: Literal["onnx"] | None = None
+
+    @model_validator(mode="after")
+    def _only_latencies_are_measured(self) -> Self:
+        if self.measure is not None and self.objective != "latency":
+            raise ValueError(f"measure has no effect with objective {self.objective!r}: leave it out")
+        return self
 
 
 class TargetSection(Section):

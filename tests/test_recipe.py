@@ -101,6 +101,7 @@ def test_every_other_number_is_refused_with_key_and_value(sparsity: float):
         ({"targets": [{"name": "onnx"}, {"name": "mnn"}, {"name": "onnx"}]}, ["targets is", "may appear once"]),
         ({"pruning": {"pattern": "chanel"}}, ["pruning.pattern is 'chanel'", "did you mean 'channel'"]),
         ({"removal": {"objective": "latncy"}}, ["removal.objective is 'latncy'", "did you mean 'latency'", "'macs'"]),
+        ({"removal": {"objective": "size", "measure": "onnx"}}, ["removal: measure has no effect", "'size'"]),
         ({"pruning": {"ramp": 3}}, ["pruning.ramp is 3", "'cubic' or 'linear'"]),
         ({"pruning": {"epochs": "many"}}, ["pruning.epochs is 'many'", "integer"]),
         ({"pruning": {"epochs": -1}}, ["pruning.epochs is -1", "greater than or equal to 0"]),

@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,19 +14,21 @@ import torch
 
 from pdp_export.costs.timing import median_us
 from pdp_export.removal.costs import CostModel, cost_model
+from pdp_export.targets import ConvertRequest
 
 if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
     from pdp_export.costs import Measured
 
-SECONDS = 1.0
+SECONDS = 0.5
 """How long each network runs in all."""
 
 LENIENCE = 0.15
 """What a gather may cost its own layer more, in the plan that bets on what it saves the others."""
 
 Run = Callable[[], object]
+Make = Callable[[], "ExportedProgram"]
 
 
 def rivals(measured: Measured) -> dict[str, CostModel]:
@@ -51,38 +54,54 @@ class PlanTimes:
         times = {name: time for name in names if (time := self.layers.cache.get(f"{key}/{name}")) is not None}
         return times if len(times) == len(names) else None
 
-    def timed(self, key: str, programs: Mapping[str, Callable[[], ExportedProgram]]) -> Mapping[str, float]:
-        """Make each program, time all of them in turns, and remember the medians."""
+    def timed(self, programs: Mapping[str, Make]) -> Mapping[str, float]:
+        """Make each program, and time all of them in turns: medians."""
         opened = _in_onnxruntime if self.layers.runtime == "onnxruntime" else _in_torch
-        runs = [opened(make(), self.layers.threads) for make in programs.values()]
-        times = dict(zip(programs, median_us(runs, threads=self.layers.threads, seconds=SECONDS), strict=True))
+        runs = opened(list(programs.values()), self.layers.threads)
+        return dict(zip(programs, median_us(runs, threads=self.layers.threads, seconds=SECONDS), strict=True))
+
+    def remember(self, key: str, times: Mapping[str, float]) -> None:
+        """Keep the times where those of layers are."""
         for name, time in times.items():
             self.layers.cache.put(f"{key}/{name}", time)
         self.layers.cache.save()
-        return times
 
 
-def _in_onnxruntime(program: ExportedProgram, threads: int) -> Run:
-    from pdp_export.pipeline.api import convert
+def _in_onnxruntime(makers: Sequence[Make], threads: int) -> list[Run]:
+    """Convert all programs in one child process, and open the files."""
+    from pdp_export.graph.archive import save_program
+    from pdp_export.pipeline.conversion import Job, convert_files
+    from pdp_export.pipeline.program_io import input_specs, output_names_of
     from pdp_export.runtimes.onnx_runtime import open_session
 
     with tempfile.TemporaryDirectory(prefix="pdp-export-") as folder:
-        path = Path(folder) / "plan.onnx"
-        convert(program, path, target="onnx", encoding="dense")
-        session = open_session(path, threads)
-    values = {spec.name: value.numpy() for spec, value in zip(session.inputs, _inputs(program), strict=True)}
-    return lambda: session.run(values)
+        jobs: list[Job] = []
+        inputs: list[Any] = []
+        for number, make in enumerate(makers):
+            program, place = make(), Path(folder) / f"{number}.pt2"
+            save_program(program, place)
+            request = ConvertRequest(
+                inputs=input_specs(program, ()), outputs=output_names_of(program), encoding="dense"
+            )
+            jobs.append(Job(place, place.with_suffix(".onnx"), request))
+            inputs = [value.numpy() for value in _inputs(program)]
+        convert_files("onnx", jobs)
+        sessions = [open_session(job.path, threads) for job in jobs]
+    return [
+        partial(session.run, dict(zip((spec.name for spec in session.inputs), inputs, strict=True)))
+        for session in sessions
+    ]
 
 
-def _in_torch(program: ExportedProgram, threads: int) -> Run:
+def _in_torch(makers: Sequence[Make], threads: int) -> list[Run]:
     del threads  # torch has as many as it was set to
-    module, inputs = program.module(check_guards=False), _inputs(program)
+    programs = [make() for make in makers]
+    return [partial(_eager, program.module(check_guards=False), _inputs(program)) for program in programs]
 
-    def run() -> object:
-        with torch.no_grad():
-            return module(*inputs)
 
-    return run
+def _eager(module: torch.nn.Module, inputs: tuple[Any, ...]) -> object:
+    with torch.no_grad():
+        return module(*inputs)
 
 
 def _inputs(program: ExportedProgram) -> tuple[Any, ...]:

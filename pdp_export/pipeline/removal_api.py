@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from pdp_export.costs.measured import Runtime
     from pdp_export.graph.capture import Dynamic
     from pdp_export.removal import Removed
-    from pdp_export.removal.costs import Objective
+    from pdp_export.removal.costs import CostModel, Objective
+    from pdp_export.removal.whole_plans import Judge
 
 LAYER_BY_LAYER = "layer by layer"
 """The plan that takes for each layer what was fastest on its own."""
@@ -72,10 +73,8 @@ def remove_channels(
         width = block if align is None else align
         removed = remove(model, example_inputs, target=target, dynamic=dynamic, align=width, objective=objective)
     else:
-        from pdp_export.pipeline.plan_times import PlanTimes, rivals
-
-        models = {LAYER_BY_LAYER: measured, **rivals(measured)}
-        removed = remove(model, example_inputs, target=target, dynamic=dynamic, costs=models, judge=PlanTimes(measured))
+        costs, judge = by_measuring(measured)
+        removed = remove(model, example_inputs, target=target, dynamic=dynamic, costs=costs, judge=judge)
     if target is None:
         return removed
     from pdp_export.pipeline.runtime_proof import prove_in_runtime
@@ -83,6 +82,13 @@ def remove_channels(
     inputs = example_inputs if example_inputs is not None else removed.program.example_inputs[0]
     found = prove_in_runtime(model, removed, tuple(inputs), target)
     return replace(removed, report=removed.report.model_copy(update={"runtime_proof": found}))
+
+
+def by_measuring(layers: Measured) -> tuple[dict[str, CostModel], Judge]:
+    """Return the plans that are worth comparing where layers are measured, and what compares them."""
+    from pdp_export.pipeline.plan_times import PlanTimes, rivals
+
+    return {LAYER_BY_LAYER: layers, **rivals(layers)}, PlanTimes(layers)
 
 
 def _block(target: str | None) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from torch import Tensor, nn
+
 from pdp_export.converters import registry
+from pdp_export.costs import measured
 from pdp_export.graph.archive import save_program
 from pdp_export.graph.counting import count
 from pdp_export.pipeline.context import Context, Outcome, write_json
 from pdp_export.pipeline.outputs import DENSE_PROGRAM, PRUNED_PROGRAM, WEIGHTS
-from pdp_export.removal import remove_channels, simplify
+from pdp_export.pipeline.removal_api import by_measuring
+from pdp_export.removal import Removed, remove_channels, simplify
 from pdp_export.removal.records import RemovalReport
 from pdp_export.tasks.objective import example_inputs
 
@@ -21,10 +25,7 @@ def run(context: Context, output: Path) -> Outcome:
     dense = simplify(context.model(context.output_of("train-dense") / WEIGHTS), inputs, context.dynamic)
     save_program(dense, output / DENSE_PROGRAM)
     hardened = context.model(context.output_of("harden") / WEIGHTS)
-    align = recipe.pruning.align if recipe.pruning.pattern == "channel" else _preferred_alignment(context)
-    removed = remove_channels(
-        hardened, inputs, dynamic=context.dynamic, align=align, objective=recipe.removal.objective
-    )
+    removed = _removed(context, hardened, inputs)
     save_program(removed.program, output / PRUNED_PROGRAM)
     before, after = count(dense), count(removed.program)
     write_json(
@@ -43,6 +44,17 @@ def run(context: Context, output: Path) -> Outcome:
         },
         warnings=_warnings(context, removed.report),
     )  # fmt: skip
+
+
+def _removed(context: Context, model: nn.Module, inputs: tuple[Tensor, ...]) -> Removed:
+    recipe, dynamic = context.recipe, context.dynamic
+    own = recipe.pruning.align if recipe.pruning.pattern == "channel" else None
+    if recipe.removal.measure is not None:
+        layers = measured("onnxruntime", threads=recipe.benchmark.threads, align=own)
+        costs, judge = by_measuring(layers)
+        return remove_channels(model, inputs, dynamic=dynamic, costs=costs, judge=judge)
+    align = _preferred_alignment(context) if own is None else own
+    return remove_channels(model, inputs, dynamic=dynamic, align=align, objective=recipe.removal.objective)
 
 
 def _warnings(context: Context, report: RemovalReport) -> tuple[str, ...]:

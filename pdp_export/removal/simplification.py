@@ -97,7 +97,7 @@ def recapture(module: GraphModule, prepared: Prepared) -> ExportedProgram:
     """
     inputs = tuple(value.float() if value.is_floating_point() else value for value in prepared.inputs)
     try:
-        return capture(narrowed(module), inputs, prepared.dynamic)
+        return capture(narrowed(module), inputs, prepared.dynamic, settled=True)
     except CaptureError as error:
         raise RemovalError(
             f"the program without its dead channels cannot be captured again: {error.what}",

@@ -7,10 +7,11 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
+import numpy as np
 from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
-from pdp_export.graph.nodes import is_tensor, shape
+from pdp_export.graph.nodes import is_tensor, shape, tensor_of
 from pdp_export.removal.carrying_out import carry_out, workpiece
 from pdp_export.removal.costs import CostModel
 from pdp_export.removal.planning import Plan
@@ -25,13 +26,16 @@ Programs = Mapping[str, Callable[[], ExportedProgram]]
 
 
 class Judge(Protocol):
-    """Times whole networks."""
+    """Times whole networks, and remembers times in microseconds."""
 
     def known(self, key: str, names: Sequence[str]) -> Mapping[str, float] | None:
         """Return the remembered time of each plan for a network, None unless all are known."""
 
-    def timed(self, key: str, programs: Programs) -> Mapping[str, float]:
-        """Make each program, time all of them side by side, and remember the times."""
+    def timed(self, programs: Programs) -> Mapping[str, float]:
+        """Make each program and time all of them side by side."""
+
+    def remember(self, key: str, times: Mapping[str, float]) -> None:
+        """Note the time of each plan for a network."""
 
 
 def remove_by_best(
@@ -46,17 +50,26 @@ def remove_by_best(
         ProofError: the result differs by more than 1e-12 of max|y|.
     """
     piece = workpiece(prepared)
-    plans = {name: piece.plan(cost.fills, cost) for name, cost in costs.items()}
-    different = list({_signature(plan): name for name, plan in reversed(plans.items())}.values())[::-1]
-    times: Mapping[str, float] = {}
-    best = different[0]
-    if len(different) > 1:
-        key = hashlib.sha256("".join(_signature(plans[name]) for name in different).encode()).hexdigest()
-        makers = {name: _maker(prepared, costs[name]) for name in different}
-        times = judge.known(key, different) or judge.timed(key, makers)
-        best = _fastest(times, favourite=best)
-    module, report = carry_out(piece, plans[best], prepared, cost_of=costs[best].name, stage=stage)
-    return module, report.model_copy(update={"plan": best, "plans": times})
+    key = _key(prepared.folded, costs)
+    times = judge.known(key, list(costs))
+    if times is None:
+        times = _timed(prepared, {name: piece.plan(cost.fills, cost) for name, cost in costs.items()}, costs, judge)
+        judge.remember(key, times)
+    best = _fastest(times, favourite=next(iter(costs)))
+    plan = piece.plan(costs[best].fills, costs[best])
+    module, report = carry_out(piece, plan, prepared, cost_of=costs[best].name, stage=stage)
+    return module, report.model_copy(update={"plan": best, "plans": times if any(times.values()) else {}})
+
+
+def _timed(
+    prepared: Prepared, plans: Mapping[str, Plan], costs: Mapping[str, CostModel], judge: Judge
+) -> Mapping[str, float]:
+    """Return the time of each plan, where equal ones are timed once; where all are equal, none is: zeros."""
+    first: dict[str, str] = {}
+    like = {name: first.setdefault(_signature(plan), name) for name, plan in plans.items()}
+    makers = {name: _maker(prepared, costs[name]) for name in first.values()}
+    found = judge.timed(makers) if len(makers) > 1 else {}
+    return {name: found.get(twin, 0.0) for name, twin in like.items()}
 
 
 def _fastest(times: Mapping[str, float], favourite: str) -> str:
@@ -86,3 +99,17 @@ def _signature(plan: Plan) -> str:
         for use in plan.trace.uses
     ]
     return json.dumps(layers)
+
+
+def _key(module: GraphModule, costs: Mapping[str, CostModel]) -> str:
+    """Return what names a network by all that plans depend on: its graph, sizes and zeros, and what decides."""
+    known = hashlib.sha256(
+        repr([(name, cost.name, cost.fills, cost.worthwhile) for name, cost in costs.items()]).encode()
+    )
+    for node in module.graph.nodes:
+        size = shape(node) if is_tensor(node) else ()
+        known.update(repr((node.op, str(node.target), node.args, node.kwargs, size)).encode())
+        if node.op == "get_attr":
+            tensor = tensor_of(module, str(node.target))
+            known.update(np.packbits((tensor != 0).numpy(force=True)).tobytes())
+    return known.hexdigest()

@@ -33,7 +33,7 @@ def shuffle() -> nn.Module:
 
 
 @pytest.mark.parametrize("target", SUFFIXES)
-@pytest.mark.parametrize("build", [narrow, shuffle])
+@pytest.mark.parametrize("build", [narrow, pytest.param(shuffle, marks=pytest.mark.slow)])
 def test_converted_and_opened_again(target: str, build: Callable[[], nn.Module], tmp_path: Path) -> None:
     """A gather that one runtime cannot read would only show on the phone."""
     model, x = build(), torch.randn(2, 3, 12, 12)

@@ -113,7 +113,7 @@ def test_progress_counts_optimizer_steps_not_batches(tmp_path):
     assert callback.pruner.state_dict()["meta"]["clock"]["steps"] == 6
 
 
-@pytest.mark.parametrize("at", [9, 13])
+@pytest.mark.parametrize("at", [pytest.param(9, marks=pytest.mark.slow), 13])
 def test_resumed_run_gives_the_weights_of_the_uninterrupted_one(tmp_path, at):
     """A mask state lost at an epoch's end (9) or within the second epoch (13) gives other zeros in the end."""
     straight, callback = trainer(tmp_path / "straight", pruning()), pruning()
@@ -129,6 +129,7 @@ def test_resumed_run_gives_the_weights_of_the_uninterrupted_one(tmp_path, at):
     assert callback.report.warnings == ()
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_folder_is_found_or_named(tmp_path):
     """The state of an equally numbered checkpoint in the output directory must not be taken for it."""
     trainer(tmp_path / "first", pruning(), save_strategy="steps", save_steps=9, learning_rate=2e-3).train()
@@ -169,6 +170,7 @@ def test_model_init_is_followed(tmp_path):
         Trainer(callbacks=[ready], **options)
 
 
+@pytest.mark.slow
 def test_callback_added_too_late_to_resume_says_so(tmp_path):
     """The Trainer loads soft weights into a model without masks by dropping them: training would start from noise."""
     trainer(tmp_path, pruning(), save_strategy="steps", save_steps=9).train()

@@ -25,12 +25,19 @@ def read(run: Path, name: str) -> Any:
     return json.loads((run / name).read_text(encoding="utf-8"))
 
 
+def _cache_in(folder: str) -> None:
+    os.environ["XDG_CACHE_HOME"] = folder
+
+
 def test_one_shot_writes_zeros_and_measures_batchnorm_again(tmp_path: Path, cli: CommandLine):
     """Pins a one-shot run that trains, folds masks nobody trained into the weights, or does not say what it is."""
-    write_recipe(tmp_path / "work")
-    done = cli(*RUN, "--epochs", "0")
+    write_recipe(tmp_path / "work", {"removal.measure": "onnx"})
+    done = cli(*RUN, "--epochs", "0", before=(_cache_in, str(tmp_path / "cache")))
     assert done.code == 0, done.err
     run = tmp_path / "run"
+    removal = next(run.glob("stages/*/removal.json"))
+    assert "measured on onnxruntime" in json.loads(removal.read_text())["report"]["cost_of"]
+    assert any((tmp_path / "cache").rglob("*.json"))
     dense, hard = load_file(run / DENSE), load_file(run / HARD)
     body = hard["body.weight"]
     assert int((body == 0).sum()) == round(0.7 * body.numel())

@@ -15,6 +15,7 @@ from pdp_export.pruning import NM, Block, Channel, Pruner, Schedule, Unstructure
 from pdp_export.pruning.averaging import rebind
 
 PATTERNS = [Unstructured(0.7), NM(2, 4), Block(0.5, 2, 2), Channel(0.5, align=1)]
+SOME = [PATTERNS[0], *(pytest.param(pattern, marks=pytest.mark.slow) for pattern in PATTERNS[1:3]), PATTERNS[3]]
 
 
 def net() -> nn.Sequential:
@@ -58,7 +59,9 @@ def train(model, called, pruner, steps, total=None, after=lambda: None) -> None:
 
 
 @pytest.mark.parametrize("pattern", PATTERNS, ids=repr)
-@pytest.mark.parametrize("preset", ["default", "paper", "rectified"])
+@pytest.mark.parametrize(
+    "preset", ["default", *(pytest.param(name, marks=pytest.mark.slow) for name in ("paper", "rectified"))]
+)
 def test_autocast_leaves_the_mask_in_float32(pattern, preset):
     """In bfloat16 w^2 - t^2 has two digits: weights near the threshold would get the masks of others."""
     model = net()
@@ -110,7 +113,7 @@ def test_accumulated_gradients_equal_those_of_the_whole_batch(pattern):
         torch.testing.assert_close(halves, whole)
 
 
-@pytest.mark.parametrize("pattern", PATTERNS, ids=repr)
+@pytest.mark.parametrize("pattern", SOME, ids=repr)
 def test_averaged_weights_are_hardened_by_their_own_magnitudes(pattern):
     """An average of pruned and kept values is dense: its zeros must come from the average, not from the live masks."""
     model = net()
@@ -204,7 +207,7 @@ def test_tied_and_reused_weights_are_trained_and_pruned_once():
     assert (model(tokens) - soft).abs().max() < 0.05 * soft.abs().max()
 
 
-@pytest.mark.parametrize("pattern", PATTERNS, ids=repr)
+@pytest.mark.parametrize("pattern", SOME, ids=repr)
 def test_equal_weights_are_pruned_the_same_way_every_time(pattern):
     """With all weights equal the zeros must not depend on the run, and their number must still be exact."""
     hardened = []
