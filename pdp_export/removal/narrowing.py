@@ -75,6 +75,6 @@ def _candidates(trace: Trace, facts: Facts, readers: list[Reader], removed: Mask
 
 def is_depthwise(trace: Trace, node: Node) -> bool:
     """Tell whether a layer's channels are those that it reads, each on its own."""
-    if operator(node) not in CONVOLUTIONS:
+    if operator(node) not in CONVOLUTIONS or trace.channels(argument(node, "input")) is None:
         return False
     return not any(use.node is node and use.role in ("filter", "grouped") for use in trace.uses)

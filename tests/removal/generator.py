@@ -101,6 +101,18 @@ class Attention(nn.Module):
         return x.transpose(1, 2).reshape(n, c, h, w)
 
 
+class Layer(nn.Module):
+    """Torch's own transformer layer on the pixels."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(width, heads, 2 * width, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        return self.layer(x.flatten(2).transpose(1, 2)).transpose(1, 2).reshape(n, c, h, w)
+
+
 class Twice(nn.Module):
     """One layer that is called twice, its result scaled in between."""
 
@@ -267,7 +279,8 @@ class Builder:
 
     def _attention(self, width: int, depth: int) -> tuple[nn.Module, int]:
         del depth
-        return Attention(width, 2, self.draw.random() < 0.5), width
+        form = self.draw.random()
+        return Layer(width, 2) if form > 0.75 else Attention(width, 2, form < 0.5), width
 
     def _resized(self, width: int, depth: int) -> tuple[nn.Module, int]:
         del depth

@@ -110,3 +110,21 @@ def test_dimensions_of_all_heads() -> None:
     kill(net.q, 1, 6)
     state = remove_channels(net, (torch.randn(2, 5, 8),), objective="macs").program.state_dict
     assert [state[f"{name}.weight"].shape[0] for name in "qkv"] == [6, 6, 6]
+
+
+def test_depthwise_layer_behind_what_could_not_be_followed(check: Check) -> None:
+    """Its channels come out of an operator without a rule: the planner stopped with a bare TypeError."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.depthwise = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 3, padding=1, groups=6)
+            self.head = nn.Conv2d(6, 2, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.depthwise(self.stem(x).cumsum(1)).relu())
+
+    model = Tokens()
+    kill(model.depthwise, 1, 4)
+    model.head.weight.data[:, 2] = 0
+    check(model, torch.randn(2, 3, 6, 6))
