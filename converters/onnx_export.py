@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from pdp_export.converters import onnx_sparse, onnx_weights, torch_onnx
 from pdp_export.converters.torch_onnx import PROTOBUF_LIMIT, export_plain_onnx, too_large
-from pdp_export.errors import ConversionError, UsageError
+from pdp_export.encoding.choose import OBJECTIVES
+from pdp_export.encoding.codecs import FAMILIES
+from pdp_export.errors import ConversionError, UsageError, near_misses
 from pdp_export.files import atomic_path
 from pdp_export.targets import ConvertRequest, Effect, Effects, Target
 
@@ -24,17 +26,29 @@ if TYPE_CHECKING:
 DEFAULT_OPSET = 18
 OPSETS = range(18, 24)
 
+
+def _storage(bits: int) -> dict[str, tuple[float, float]]:
+    """Return the bits per weight and per nonzero that the encodings need, for values of that many bits.
+
+    Those of gap, rice, bitmask2 and nm are straight lines near their curves between 50 and 98 % random zeros.
+    """
+    return {
+        "dense": (bits, 0), "gap": (0.2, bits + 4.5), "gap8": (0, bits + 8), "bitmask": (1, bits),
+        "bitmask2": (0.4, bits + 3), "rice": (0.1, bits + 3.7), "nm": (0, bits + 2),
+    }  # fmt: skip
+
+
 TARGET = Target(
     name="onnx",
     title="ONNX Runtime",
     suffix=".onnx",
     extra=None,
     modules=("onnx", "onnxscript", "onnxruntime"),
-    precisions=("fp32",),
-    encodings=("auto", "dense", "gap8", "bitmask"),
+    precisions=("fp32", "fp16"),
+    encodings=("auto", "dense", *FAMILIES),
     effects={
         "unstructured": Effects(
-            size=Effect(expected=True, why="zeros are not stored: gap8 or bitmask, decoded by standard operators"),
+            size=Effect(expected=True, why="zeros are not stored: short gaps or masks, decoded by standard operators"),
             ram=Effect(expected=False, why="ONNX Runtime unpacks the weights when it loads the file"),
             speed=Effect(expected=False, why="ONNX Runtime has no kernel that skips single zeros"),
         ),
@@ -44,16 +58,20 @@ TARGET = Target(
             speed=Effect(expected=True, why="fewer multiplications, in steps of 16 channels on CPUs with AVX-512"),
         ),
     },
-    atol={"fp32": 1e-4},
+    atol={"fp32": 1e-4, "fp16": 1e-2},
     channel_alignment=16,
-    storage={"fp32": {"dense": (32, 0), "gap8": (0, 40), "bitmask": (1, 32)}},
-    options={"opset": f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})"},
+    storage={precision: _storage(bits) for precision, bits in (("fp32", 32), ("fp16", 16))},
+    options={
+        "opset": f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})",
+        "encode_for": "what encoding auto looks for: load (default) or size",
+    },
 )
 
 
 def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> None:
     """Raise what `convert` would raise for the options, weights and axes (see `registry.Converter.check`)."""
     _opset(request)
+    _objective(request)
     request.check_pattern(TARGET, pattern)
     for _ in onnx_weights.float_parameters(program):
         pass
@@ -72,19 +90,18 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
             program fixes, an opset that the exporter did not reach, a model of 2 GiB or more.
         ProofError: the graph lost zeros of a weight.
     """
-    opset = _opset(request)
+    opset, objective = _opset(request), _objective(request)
     weights = onnx_weights.parameters(program)
     model = export_plain_onnx(program, request, opset)
     _strip(model)
     _rename_symbols(model.graph, _axis_names(program, request))
     onnx_weights.restore_names(model, weights)
-    shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
-    plan = onnx_sparse.encode(model, request.encoding)
+    plan = onnx_sparse.encode(model, request.encoding, objective, half=request.precision == "fp16")
     for key, value in sorted(request.metadata.items()):
         model.metadata_props.add(key=key, value=value)
     data = _serialized(model)
     written = _checked(data, opset)
-    stored = onnx_weights.constants(written) | onnx_sparse.decode(written, plan, shapes)
+    stored = onnx_weights.constants(written) | onnx_sparse.decode(written, plan)
     onnx_weights.prove_zeros(weights, stored)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
@@ -100,6 +117,16 @@ def _opset(request: ConvertRequest) -> int:
             hint=f"leave it out for {DEFAULT_OPSET}; torch's exporter does not write older ones",
         )
     return value
+
+
+def _objective(request: ConvertRequest) -> str:
+    value = request.options.get("encode_for", OBJECTIVES[0])
+    if value not in OBJECTIVES:
+        raise UsageError(
+            f"encode_for {value!r} is not one of {', '.join(OBJECTIVES)}{near_misses(str(value), OBJECTIVES)}",
+            where="targets: onnx: encode_for",
+        )
+    return str(value)
 
 
 def _strip(model: ModelProto) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from pdp_export.cli import options
+from pdp_export.cli.recipes import OWN
 
 
 @click.command("convert")
@@ -48,7 +49,9 @@ def command(
         registry.load(target).TARGET.require()
     loaded = load_program(Path(model))
     program = simplify(loaded, random_inputs(loaded))
-    own = {"onnx": {"opset": flags["opset"]}, "coreml": {"min_ios": flags["min_ios"]}}
+    own: dict[str, dict[str, Any]] = {}
+    for flag, owner in OWN.items():
+        own.setdefault(owner, {})[flag] = flags[flag]
     rows = []
     for target in targets:
         given = {key: value for key, value in own.get(target, {}).items() if value is not None}

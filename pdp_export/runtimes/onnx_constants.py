@@ -1,7 +1,7 @@
 """The constant tensors of an ONNX file, decoded: plain, COO, or behind the decoders of `pdp_export.encoding`.
 
-A decoder is recognised by its structure alone, never by names, and only in the exact form whose meaning is that of
-`encoding.gap8` or `encoding.bitmask`. Anything else stays what it is: nodes and plain constants.
+A decoder is recognised by its structure alone, never by names, and only in the exact form whose meaning is that of a
+codec. Anything else stays what it is: nodes and plain constants.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdp_export.encoding import bitmask, gap8
+from pdp_export.encoding import codecs
 from pdp_export.runtimes.onnx_decoders import Coded, Finder
 from pdp_export.runtimes.onnx_file import damaged, graphs
 
@@ -29,12 +29,16 @@ MAX_DECODED_BYTES = 1 << 31
 
 @dataclass(frozen=True, eq=False)
 class Constant:
-    """One constant tensor; `stored_bytes` are those of values, gaps, masks and indices, without names and nodes."""
+    """One constant tensor in the dtype it is stored in; `dtype` is the one it has in the graph.
+
+    `stored_bytes` are those of values, gaps, masks and indices, without names and nodes.
+    """
 
     name: str
     values: Array
     encoding: str
     stored_bytes: int
+    dtype: np.dtype[Any]
 
 
 class Constants:
@@ -48,9 +52,9 @@ class Constants:
         self._model, self._path = model, path
         self._budget = MAX_DECODED_BYTES
         finder = Finder(model.graph)
-        self._coded = finder.coded()
+        self.coded = finder.coded()
         self._parts = finder.parts()
-        payload = {name for coded in self._coded for name in coded.payload}
+        payload = {name for coded in self.coded for name in coded.payload}
         self.shared_bytes = sum(finder.array(name).nbytes for name in self._parts - payload)
 
     def __iter__(self) -> Iterator[Constant]:
@@ -71,19 +75,17 @@ class Constants:
                 for attribute in node.attribute if node.op_type == "Constant" else ():
                     if attribute.HasField("t"):
                         yield _plain(node.output[0], numpy_helper.to_array(attribute.t))
-        for coded in self._coded:
+        for coded in self.coded:
             yield self._decoded(coded)
 
     def _decoded(self, coded: Coded) -> Constant:
-        self._spend(coded.shape, coded.values.dtype, coded.name)
+        code = coded.code
+        self._spend(code.shape, code.arrays["values"].dtype, coded.name)
         try:
-            if coded.encoding == "gap8":
-                values = gap8.decode(gap8.Gap8(coded.codes, coded.values, coded.shape))
-            else:
-                values = bitmask.decode(bitmask.Bitmask(coded.codes, coded.values, coded.shape))
+            values = codecs.decode(code)
         except ValueError as error:
             raise damaged(self._path, f"weight {coded.name!r}: {error}", where=coded.name) from error
-        return Constant(coded.name, values, coded.encoding, coded.codes.nbytes + coded.values.nbytes)
+        return Constant(coded.name, values, code.encoding, code.nbytes, coded.dtype)
 
     def _coo(self, sparse: SparseTensorProto) -> Constant:
         from onnx import numpy_helper
@@ -99,7 +101,7 @@ class Constants:
             dense.reshape(-1)[where] = values
         except (ValueError, IndexError) as error:
             raise damaged(self._path, f"sparse tensor {name!r}: {error}", where=name) from error
-        return Constant(name, dense, "coo", values.nbytes + indices.nbytes)
+        return Constant(name, dense, "coo", values.nbytes + indices.nbytes, values.dtype)
 
     def _spend(self, shape: tuple[int, ...], dtype: np.dtype[Any], name: str) -> None:
         size = math.prod(shape) * dtype.itemsize
@@ -111,4 +113,4 @@ class Constants:
 
 
 def _plain(name: str, values: Array) -> Constant:
-    return Constant(name, values, "dense", values.nbytes)
+    return Constant(name, values, "dense", values.nbytes, values.dtype)

@@ -46,7 +46,7 @@ def describe(path: Path) -> FileFacts:
         TensorFacts(
             name=constant.name,
             shape=constant.values.shape,
-            dtype=constant.values.dtype.name,
+            dtype=constant.dtype.name,
             stored_dtype=constant.values.dtype.name,
             encoding=constant.encoding,
             zeros=constant.values.size - int(np.count_nonzero(constant.values)),

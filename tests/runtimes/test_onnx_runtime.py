@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from pdp_export.converters import onnx_sparse
+from pdp_export.converters.onnx_decoders import Decoders
+from pdp_export.encoding.codecs import CODECS
 from pdp_export.errors import FileError, NotRunnableError, UsageError
 from pdp_export.runtimes import onnx_runtime, registry
 
@@ -61,11 +63,23 @@ def saved(model: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
+def coded(model: onnx.ModelProto, plan: dict[str, str]) -> onnx.ModelProto:
+    """Encode the weights by name, each with the codec that is asked for."""
+    found = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    decoders = Decoders(set())
+    for name, codec in plan.items():
+        decoders.add(name, CODECS[codec].encode(found[name]), found[name].dtype)
+    kept, nodes = [item for item in model.graph.initializer if item.name not in plan], list(model.graph.node)
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend([*kept, *decoders.constants.values()])
+    model.graph.node.extend([*decoders.nodes, *nodes])
+    return model
+
+
 @pytest.fixture
 def encoded(tmp_path) -> Path:
-    model = network()
-    onnx_sparse.encode(model, "auto")
-    return saved(model, tmp_path / "encoded.onnx")
+    """The convolution behind gaps of one byte, the classifier behind a bitmask."""
+    return saved(coded(network(), {"conv.weight": "gap8", "fc.weight": "bitmask"}), tmp_path / "encoded.onnx")
 
 
 def test_registry_knows_the_twin(encoded):
@@ -246,9 +260,9 @@ def replace(model: onnx.ModelProto, name: str, values: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("part", "values", "message"),
     [
-        ("conv.weight/gaps", lambda old: np.full_like(old, 255), "outside"),
-        ("conv.weight/gaps", np.zeros_like, "repeats"),
-        ("conv.weight/gaps", lambda old: old[:-1], "do not belong"),
+        ("conv.weight/gaps8", lambda old: np.full_like(old, 255), "outside"),
+        ("conv.weight/gaps8", np.zeros_like, "repeats"),
+        ("conv.weight/gaps8", lambda old: old[:-1], "do not belong"),
         ("fc.weight/mask", lambda old: old | 1, "do not belong"),
         ("fc.weight/mask", lambda old: old[:-1], "does not belong"),
     ],
@@ -265,7 +279,7 @@ def test_decoder_that_claims_terabytes(encoded):
     """ConstantOfShape needs eight bytes in the file to ask for any amount of memory."""
     model = onnx.load(encoded)
     for item in model.graph.initializer:
-        if item.name.startswith(("pdp/size/9216", "pdp/shape/64x16")):
+        if item.name.startswith(("pdp/shape/9216", "pdp/shape/64x16")):
             values = numpy_helper.to_array(item).copy()
             values[0] = values[0] << 40
             replace(model, item.name, values)
@@ -284,8 +298,8 @@ def test_lookalike_is_not_decoded(encoded):
 def test_names_that_are_no_text_are_refused(encoded):
     """Protobuf hands invalid UTF-8 out as bytes, which passed for a name until something else broke on it."""
     data = encoded.read_bytes()
-    assert b"conv.weight/gaps" in data
-    encoded.write_bytes(data.replace(b"conv.weight/gaps", b"conv\x80weight/gaps"))
+    assert b"conv.weight/gaps8" in data
+    encoded.write_bytes(data.replace(b"conv.weight/gaps8", b"conv\x80weight/gaps8"))
     with pytest.raises(FileError, match="no text"):
         onnx_runtime.describe(encoded)
 
