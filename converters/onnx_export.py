@@ -1,7 +1,7 @@
 """Target "onnx": one portable .onnx file with sparse weights, for ONNX Runtime and whatever else reads ONNX.
 
-The order of the steps is the design: torch's own optimizer runs first, the weights are encoded last (optimizers and
-quantizers would undo the encoding), and the proof reads the bytes that go to the disk.
+The order of the steps is the design: torch's own optimizer runs first, then the quantizer, and the weights are encoded
+last (optimizers and quantizers would undo the encoding). The proof reads the bytes that go to the disk.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdp_export.converters import onnx_sparse, onnx_weights, torch_onnx
+from pdp_export.converters import onnx_int8, onnx_sparse, onnx_weights, torch_onnx
 from pdp_export.converters.torch_onnx import PROTOBUF_LIMIT, export_plain_onnx, too_large
 from pdp_export.encoding.choose import OBJECTIVES
 from pdp_export.encoding.codecs import FAMILIES
@@ -44,7 +44,7 @@ TARGET = Target(
     suffix=".onnx",
     extra=None,
     modules=("onnx", "onnxscript", "onnxruntime"),
-    precisions=("fp32", "fp16"),
+    precisions=("fp32", "fp16", "int8"),
     encodings=("auto", "dense", *FAMILIES),
     effects={
         "unstructured": Effects(
@@ -58,12 +58,13 @@ TARGET = Target(
             speed=Effect(expected=True, why="fewer multiplications, in steps of 16 channels on CPUs with AVX-512"),
         ),
     },
-    atol={"fp32": 1e-4, "fp16": 1e-2},
+    atol={"fp32": 1e-4, "fp16": 1e-2, "int8": 0.2},
     channel_alignment=16,
-    storage={precision: _storage(bits) for precision, bits in (("fp32", 32), ("fp16", 16))},
+    storage={precision: _storage(bits) for precision, bits in (("fp32", 32), ("fp16", 16), ("int8", 8))},
     options={
         "opset": f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})",
         "encode_for": "what encoding auto looks for: load (default) or size",
+        "reduce_range": "int8: 7 bits for weights, for x86 CPUs without VNNI (default false)",
     },
 )
 
@@ -72,6 +73,7 @@ def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> No
     """Raise what `convert` would raise for the options, weights and axes (see `registry.Converter.check`)."""
     _opset(request)
     _objective(request)
+    _reduce_range(request)
     request.check_pattern(TARGET, pattern)
     for _ in onnx_weights.float_parameters(program):
         pass
@@ -85,17 +87,20 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
     The same program and request give the same bytes. The file carries `request.metadata` and nothing of this machine.
 
     Raises:
-        UsageError: an option, an encoding or a precision that this target does not have.
+        UsageError: an option, an encoding or a precision that this target does not have; int8 without samples.
         ConversionError: an operator that ONNX lacks, a parametrized or non-float32 weight, a dynamic axis that the
             program fixes, an opset that the exporter did not reach, a model of 2 GiB or more.
         ProofError: the graph lost zeros of a weight.
     """
-    opset, objective = _opset(request), _objective(request)
+    opset, objective, reduce_range = _opset(request), _objective(request), _reduce_range(request)
     weights = onnx_weights.parameters(program)
     model = export_plain_onnx(program, request, opset)
     _strip(model)
     _rename_symbols(model.graph, _axis_names(program, request))
     onnx_weights.restore_names(model, weights)
+    if request.precision == "int8":
+        model = onnx_int8.quantize(model, onnx_int8.samples(request.calibration), reduce_range=reduce_range)
+        _strip(model)
     plan = onnx_sparse.encode(model, request.encoding, objective, half=request.precision == "fp16")
     for key, value in sorted(request.metadata.items()):
         model.metadata_props.add(key=key, value=value)
@@ -127,6 +132,13 @@ def _objective(request: ConvertRequest) -> str:
             where="targets: onnx: encode_for",
         )
     return str(value)
+
+
+def _reduce_range(request: ConvertRequest) -> bool:
+    value = request.options.get("reduce_range", False)
+    if not isinstance(value, bool):
+        raise UsageError(f"reduce_range {value!r} is not true or false", where="targets: onnx: reduce_range")
+    return value
 
 
 def _strip(model: ModelProto) -> None:

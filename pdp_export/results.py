@@ -110,13 +110,17 @@ class FileFacts(Record):
 class StoredWeight:
     """A decoded weight of rank >= 2 in PyTorch layout: (C_out, C_in/groups, kH, kW) or (C_out, C_in).
 
-    The dtype is the one stored in the file (float16 stays float16).
+    The dtype is the one stored in the file (float16 stays float16). Integers mean ``values * scale``, with a scale that
+    broadcasts against them; without one, nothing is known of their meaning.
     """
 
-    def __init__(self, name: str, values: np.ndarray[Any, Any], encoding: str) -> None:
+    def __init__(
+        self, name: str, values: np.ndarray[Any, Any], encoding: str, scale: np.ndarray[Any, Any] | None = None
+    ) -> None:
         self.name = name
         self.values = values
         self.encoding = encoding
+        self.scale = scale
 
 
 class StageResult(Record):

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from pdp_export.cli import options
+from pdp_export.cli.arrays import read
 from pdp_export.cli.recipes import OWN
+
+if TYPE_CHECKING:
+    from pdp_export.results import FileFacts
 
 
 @click.command("convert")
 @click.option(
     "--model",
-    required=True,
     metavar="PATH",
     type=click.Path(),
     help="A .pt2 program, for example stages/05-remove-channels/model.pt2.",
 )
+@click.option("--expand", metavar="FILE", type=click.Path(), help="An .onnx file; its weights are written densely.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder for the files.")
 @click.option(
     "--input", "input_names", multiple=True, metavar="NAME", help="Names of the inputs, in order (repeatable)."
@@ -27,14 +31,41 @@ from pdp_export.cli.recipes import OWN
     "--output-name", "output_names", multiple=True, metavar="NAME", help="Names of the outputs, in order (repeatable)."
 )
 @click.option("--name", default="model", show_default=True, help="File name without suffix.")
+@click.option("--calibration", metavar="NPZ", type=click.Path(), help="Real samples by input name, for int8.")
 @options.target_options
 @options.output_options
 def command(
-    model: str, output: str, input_names: tuple[str, ...], output_names: tuple[str, ...], name: str, **flags: Any
-) -> int:
-    """Convert a captured .pt2 program (zeros in its weights are kept) to one file per target."""
-    import json
+    model: str | None, expand: str | None, output: str, input_names: tuple[str, ...], output_names: tuple[str, ...],
+    name: str, calibration: str | None, **flags: Any,
+) -> int:  # fmt: skip
+    """Convert a captured .pt2 program (zeros in its weights are kept) to one file per target.
 
+    With --expand instead of --model, the sparse weights of an .onnx file become plain ones, bit by bit, for runtimes
+    that do not fold their decoders (TensorRT, ncnn).
+    """
+    from pdp_export.errors import UsageError
+
+    if (model is None) == (expand is None):
+        raise UsageError("give either a program or a file to expand", where="--model, --expand")
+    if expand is not None:
+        return _expand(Path(expand), Path(output) / f"{name}.onnx", flags)
+    return _convert(str(model), Path(output), input_names, output_names, name, calibration, flags)
+
+
+def _expand(source: Path, path: Path, flags: dict[str, Any]) -> int:
+    from pdp_export.errors import UsageError
+    from pdp_export.pipeline import expansion
+
+    if flags["targets"] or flags["encoding"] or flags["precision"]:
+        raise UsageError("--expand writes the same model densely and takes no target", where="--expand")
+    facts = expansion.expand(source, path)
+    return _print([_row("onnx", path, facts)], flags, source)
+
+
+def _convert(
+    model: str, output: Path, input_names: tuple[str, ...], output_names: tuple[str, ...], name: str,
+    calibration: str | None, flags: dict[str, Any],
+) -> int:  # fmt: skip
     from pdp_export.converters import registry
     from pdp_export.errors import UsageError
     from pdp_export.graph.archive import load_program
@@ -52,24 +83,32 @@ def command(
     own: dict[str, dict[str, Any]] = {}
     for flag, owner in OWN.items():
         own.setdefault(owner, {})[flag] = flags[flag]
+    samples = read(calibration, "--calibration") if calibration else None
     rows = []
     for target in targets:
         given = {key: value for key, value in own.get(target, {}).items() if value is not None}
-        path = Path(output) / f"{name}{registry.load(target).TARGET.suffix}"
+        path = output / f"{name}{registry.load(target).TARGET.suffix}"
         artifact = api.convert(
             program, path, target=target, encoding=flags["encoding"] or "auto", precision=flags["precision"],
-            input_names=input_names, output_names=output_names, options=given,
+            input_names=input_names, output_names=output_names, options=given, calibration=samples,
         )  # fmt: skip
-        facts = artifact.facts
-        rows.append(
-            {
-                "target": target,
-                "file": str(path),
-                "size_bytes": facts.file_bytes,
-                "encodings": facts.encodings,
-                "zeros": facts.zeros,
-            }
-        )
+        rows.append(_row(target, path, artifact.facts))
+    return _print(rows, flags, Path(model))
+
+
+def _row(target: str, path: Path, facts: FileFacts) -> dict[str, Any]:
+    return {
+        "target": target,
+        "file": str(path),
+        "size_bytes": facts.file_bytes,
+        "encodings": facts.encodings,
+        "zeros": facts.zeros,
+    }
+
+
+def _print(rows: list[dict[str, Any]], flags: dict[str, Any], source: Path) -> int:
+    import json
+
     if flags["as_json"]:
         click.echo(json.dumps(rows, indent=2))
         return 0
@@ -77,5 +116,6 @@ def command(
         click.echo(
             f"{row['target']}: {row['file']}, {row['size_bytes']:,} bytes, {row['zeros']:,} zeros, {row['encodings']}"
         )
-    click.echo(f"next: pdp-export validate {rows[0]['file']} --reference {model}")
+    if source.suffix == ".pt2":
+        click.echo(f"next: pdp-export validate {rows[0]['file']} --reference {source}")
     return 0

@@ -9,6 +9,7 @@ import click
 
 from pdp_export.cli import options
 from pdp_export.cli.again import is_run, run_again
+from pdp_export.cli.arrays import read
 
 if TYPE_CHECKING:
     from pdp_export.pipeline.api import FileVerdict
@@ -70,7 +71,6 @@ def _validate_run(
 
 
 def _inputs(program: Any, path: str | None) -> tuple[Any, ...]:
-    import numpy as np
     import torch
 
     from pdp_export.errors import FileError
@@ -79,11 +79,7 @@ def _inputs(program: Any, path: str | None) -> tuple[Any, ...]:
     if path is None:
         return random_inputs(program)
     specs = input_specs(program)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = [archive[name] for name in archive.files]
-    except (OSError, ValueError, EOFError) as error:
-        raise FileError(f"{Path(path).name} is no .npz file of arrays: {error}", where="--inputs") from error
+    arrays = list(read(path, "--inputs").values())
     if len(arrays) != len(specs):
         raise FileError(
             f"{Path(path).name} holds {len(arrays)} arrays, the program has {len(specs)} inputs", where="--inputs"

@@ -19,7 +19,7 @@ from pdp_export.runtimes.onnx_decoders import Coded, Finder
 from pdp_export.runtimes.onnx_file import damaged, graphs
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, SparseTensorProto
+    from onnx import ModelProto, NodeProto, SparseTensorProto
 
 Array = np.ndarray[Any, Any]
 
@@ -45,17 +45,22 @@ class Constants:
     """All constant tensors of a model.
 
     Attributes:
+        parts: Names of the constants that only decoders use.
         shared_bytes: Bytes of the tables and sizes that the decoders of several weights share.
     """
 
     def __init__(self, model: ModelProto, path: Path) -> None:
         self._model, self._path = model, path
         self._budget = MAX_DECODED_BYTES
-        finder = Finder(model.graph)
+        finder = self._finder = Finder(model.graph)
         self.coded = finder.coded()
-        self._parts = finder.parts()
-        payload = {name for coded in self.coded for name in coded.payload}
-        self.shared_bytes = sum(finder.array(name).nbytes for name in self._parts - payload)
+        self.parts = finder.parts()
+        payload = {name for weight in self.coded for name in weight.payload}
+        self.shared_bytes = sum(finder.array(name).nbytes for name in self.parts - payload)
+
+    def plain(self, name: str) -> Array | None:
+        """Return a constant that is stored as it is, or None."""
+        return self._finder.array(name) if name in self._finder else None
 
     def __iter__(self) -> Iterator[Constant]:
         """Yield every tensor once, decoding one at a time.
@@ -67,16 +72,25 @@ class Constants:
 
         for graph in graphs(self._model.graph):
             for item in graph.initializer:
-                if item.name not in self._parts:
+                if item.name not in self.parts:
                     yield _plain(item.name, numpy_helper.to_array(item))
-            for sparse in graph.sparse_initializer:
-                yield self._coo(sparse)
             for node in graph.node:
                 for attribute in node.attribute if node.op_type == "Constant" else ():
                     if attribute.HasField("t"):
                         yield _plain(node.output[0], numpy_helper.to_array(attribute.t))
+        yield from self.sparse()
+
+    def sparse(self) -> Iterator[Constant]:
+        """Yield the tensors that are not stored as they are; raises as iteration does."""
+        for graph in graphs(self._model.graph):
+            for sparse in graph.sparse_initializer:
+                yield self._coo(sparse)
         for coded in self.coded:
             yield self._decoded(coded)
+
+    def is_decoder(self, node: NodeProto) -> bool:
+        """Whether a node only serves to decode a weight."""
+        return self._finder.is_member(node)
 
     def _decoded(self, coded: Coded) -> Constant:
         code = coded.code

@@ -68,6 +68,9 @@ class Finder:
             (inside if self._members.issuperset(node.output) else outside).update(node.input)
         return {name for name in inside - outside if name in self._constants}
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._constants
+
     def is_member(self, node: NodeProto) -> bool:
         """Whether a node belongs to a decoder; call after `coded`."""
         return self._members.issuperset(node.output)

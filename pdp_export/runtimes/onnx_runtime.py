@@ -18,6 +18,7 @@ from pdp_export.errors import NotRunnableError, UsageError
 from pdp_export.results import FileFacts, StoredWeight, TensorFacts, TensorSpec
 from pdp_export.runtimes.onnx_constants import Constants
 from pdp_export.runtimes.onnx_file import damaged, graphs, read
+from pdp_export.runtimes.onnx_quantized import broadcast, scales
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -42,11 +43,12 @@ def describe(path: Path) -> FileFacts:
     """
     model, data = read(path)
     constants = Constants(model, path)
+    scaled = scales(model.graph, constants.plain)
     tensors = tuple(
         TensorFacts(
             name=constant.name,
             shape=constant.values.shape,
-            dtype=constant.dtype.name,
+            dtype="float32" if constant.name in scaled and constant.values.ndim > 1 else constant.dtype.name,
             stored_dtype=constant.values.dtype.name,
             encoding=constant.encoding,
             zeros=constant.values.size - int(np.count_nonzero(constant.values)),
@@ -69,7 +71,7 @@ def describe(path: Path) -> FileFacts:
 
 
 def weights(path: Path) -> list[StoredWeight]:
-    """Return every decoded floating-point weight of rank >= 2, sorted by name, in PyTorch layout.
+    """Return every decoded weight of rank >= 2, floats and integers with a scale, sorted by name, in PyTorch layout.
 
     A matrix that only serves as right operand of MatMul or Gemm is stored as (in, out) and transposed back to
     (C_out, C_in); Conv and ConvTranspose share the layout of PyTorch.
@@ -79,15 +81,15 @@ def weights(path: Path) -> list[StoredWeight]:
     """
     model, _ = read(path)
     transposed = _transposed(model.graph)
-    found = [
-        StoredWeight(
-            constant.name,
-            np.ascontiguousarray(constant.values.T) if constant.name in transposed else constant.values,
-            constant.encoding,
-        )
-        for constant in Constants(model, path)
-        if constant.values.ndim > 1 and constant.values.dtype.kind == "f"
-    ]
+    constants = Constants(model, path)
+    scaled = scales(model.graph, constants.plain)
+    found = []
+    for constant in constants:
+        scale = scaled.get(constant.name)
+        if constant.values.ndim > 1 and (constant.values.dtype.kind == "f" or scale is not None):
+            stretched = broadcast(*scale, constant.values.ndim) if scale is not None else None
+            weight = StoredWeight(constant.name, constant.values, constant.encoding, stretched)
+            found.append(_as_torch(weight) if constant.name in transposed else weight)
     return sorted(found, key=lambda weight: weight.name)
 
 
@@ -230,14 +232,24 @@ def _notes(model: ModelProto, shared_bytes: int) -> tuple[str, ...]:
     return tuple(notes)
 
 
+def _as_torch(weight: StoredWeight) -> StoredWeight:
+    scale = weight.scale.T if weight.scale is not None else None
+    return StoredWeight(weight.name, np.ascontiguousarray(weight.values.T), weight.encoding, scale)
+
+
 def _transposed(graph: GraphProto) -> set[str]:
     """Return the names that only serve as (in, out) operands of MatMul and Gemm."""
     right: set[str] = set()
     other: set[str] = set()
+    widened = {
+        node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.input
+    }
     for inner in graphs(graph):
         for node in inner.node:
+            if node.op_type == "DequantizeLinear":
+                continue
             for position, name in enumerate(node.input):
                 straight = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
                 multiplies = node.op_type in ("MatMul", "Gemm") and position == 1 and not straight
-                (right if multiplies else other).add(name)
+                (right if multiplies else other).add(widened.get(name, name))
     return right - other

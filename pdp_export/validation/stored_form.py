@@ -13,7 +13,7 @@ from pdp_export.targets import Target
 
 Array = np.ndarray[Any, Any]
 
-DTYPES = {"fp32": "float32", "fp16": "float16"}
+DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 SMALLEST = 4096
 """Elements from which on a weight outweighs what an encoding costs once: names, nodes, tables."""
 CLEAR = 0.75
@@ -99,6 +99,8 @@ def _excuse(tensor: TensorFacts, facts: FileFacts, asked: str) -> str:
         return "a float64 constant of the model"
     layer = _layer(tensor.name)
     values = [item.max_abs for item in facts.tensors if _layer(item.name) == layer and item.max_abs is not None]
+    if "float" not in asked:
+        return ""
     largest, limit = max(values, default=0.0), float(np.finfo(asked).max)
     return f"{largest:.3g} exceeds {asked}" if tensor.stored_dtype == "float32" and largest > limit else ""
 
