@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from pdp_export.converters import onnx_int8, onnx_sparse, onnx_weights, torch_onnx
 from pdp_export.converters.torch_onnx import PROTOBUF_LIMIT, export_plain_onnx, too_large
 from pdp_export.encoding.choose import OBJECTIVES
-from pdp_export.encoding.codecs import FAMILIES
+from pdp_export.encoding.codecs import FAMILIES, SPARSE_KEY
 from pdp_export.errors import ConversionError, UsageError, near_misses
 from pdp_export.files import atomic_path
 from pdp_export.targets import ConvertRequest, Effect, Effects, Target
@@ -102,7 +102,8 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
         model = onnx_int8.quantize(model, onnx_int8.samples(request.calibration), reduce_range=reduce_range)
         _strip(model)
     plan = onnx_sparse.encode(model, request.encoding, objective, half=request.precision == "fp16")
-    for key, value in sorted(request.metadata.items()):
+    sparse = sum(code.encoding != "dense" for code in plan.values())
+    for key, value in sorted({**request.metadata, **({SPARSE_KEY: str(sparse)} if sparse else {})}.items()):
         model.metadata_props.add(key=key, value=value)
     data = _serialized(model)
     written = _checked(data, opset)

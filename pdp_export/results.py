@@ -76,7 +76,8 @@ class TensorFacts(Record):
 class FileFacts(Record):
     """What a written file really holds, read back from the disk.
 
-    `file_bytes` is the size of the file, or of all files of a package together.
+    `file_bytes` is the size of the file, or of all files of a package together. `expanded`: the file says that it was
+    written with more sparse weights than it holds, so something made them dense again.
     """
 
     format: str
@@ -87,6 +88,7 @@ class FileFacts(Record):
     operators: Mapping[str, int] = Field(default_factory=dict)
     metadata: Mapping[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    expanded: bool = False
 
     @property
     def zeros(self) -> int:

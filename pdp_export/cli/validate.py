@@ -35,7 +35,7 @@ def command(
         return _validate_run(
             Path(file), flags, require_all_checks, {"--reference": reference, "--inputs": inputs}, atol
         )
-    from pdp_export.errors import CheckNotRunError, ParityGateError, UsageError
+    from pdp_export.errors import CheckNotRunError, CostGateError, ParityGateError, UsageError
     from pdp_export.graph.archive import load_program
     from pdp_export.pipeline import api
     from pdp_export.results import Verdict
@@ -50,7 +50,9 @@ def command(
     found = api.validate(file, reference=program, inputs=_inputs(program, inputs), atol=atol)
     _print(Path(file), found, flags)
     if found.verdict is Verdict.FAIL:
-        return ParityGateError.exit_code
+        verdicts = [item.verdict for item in found.parity] + ([found.weights.verdict] if found.weights else [])
+        differs = Verdict.FAIL in verdicts
+        return ParityGateError.exit_code if differs or not found.expanded else CostGateError.exit_code
     return CheckNotRunError.exit_code if require_all_checks and found.verdict is Verdict.NOT_RUN else 0
 
 

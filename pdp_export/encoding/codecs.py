@@ -38,6 +38,9 @@ DENSE = Codec(
     rebuild=_dense_rebuild,
 )
 
+SPARSE_KEY = "pdp_export.sparse_weights"
+"""Key of a file's metadata that says how many weights were written sparsely; optimizers keep it."""
+
 CODECS: Mapping[str, Codec] = {
     "dense": DENSE,
     **{f"gap{width}": gaps.codec(width) for width in gaps.WIDTHS},

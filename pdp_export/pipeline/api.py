@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ from pdp_export.results import FileFacts, TensorSpec, Verdict
 from pdp_export.targets import ConvertRequest
 from pdp_export.validation import gates, isolated
 from pdp_export.validation.parity import compare_outputs
-from pdp_export.validation.stored_form import DTYPES
+from pdp_export.validation.stored_form import AGAIN, DTYPES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -59,12 +59,17 @@ class Artifact:
 
 @dataclass(frozen=True)
 class FileVerdict:
-    """What `validate` found. `parity` is empty, and the verdict NOT_RUN, where the file cannot be executed here."""
+    """What `validate` found. `parity` is empty, and the verdict NOT_RUN, where the file cannot be executed here.
+
+    `expanded`: the file was written with sparse weights that are dense now; the verdict is FAIL, though it computes the
+    same.
+    """
 
     verdict: Verdict
     reasons: tuple[str, ...]
     parity: tuple[OutputParity, ...]
     weights: WeightCheck | None
+    expanded: bool = False
 
 
 def prune_and_convert(
@@ -236,7 +241,10 @@ def validate(
     tolerance = atol if atol is not None else declared.atol[_precision(facts, declared.precisions)]
     weights, expected = as_reference(reference, inputs, [spec.name for spec in facts.outputs])
     checked = isolated.check_weights(target, path, weights) if weights else None
-    return _verdict(target, path, facts.inputs, inputs, expected, tolerance, checked)
+    found = _verdict(target, path, facts.inputs, inputs, expected, tolerance, checked)
+    if not facts.expanded:
+        return found
+    return replace(found, verdict=Verdict.FAIL, reasons=(*found.reasons, AGAIN), expanded=True)
 
 
 def _precision(facts: FileFacts, known: Sequence[str]) -> str:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pdp_export.encoding.codecs import SPARSE_KEY
 from pdp_export.errors import NotRunnableError, UsageError
 from pdp_export.results import FileFacts, StoredWeight, TensorFacts, TensorSpec
 from pdp_export.runtimes.onnx_constants import Constants
@@ -28,6 +29,7 @@ Array = np.ndarray[Any, Any]
 
 NAME = "onnx"
 _IMAGE_RANK = 4
+_DIGITS = 9
 
 
 def version() -> str:
@@ -58,6 +60,8 @@ def describe(path: Path) -> FileFacts:
         for constant in constants
     )
     inputs, outputs = _signature(model, path)
+    metadata = {item.key: item.value for item in model.metadata_props}
+    lost = _declared_sparse(metadata) - sum(tensor.encoding != "dense" for tensor in tensors)
     return FileFacts(
         format=NAME,
         file_bytes=len(data),
@@ -65,8 +69,9 @@ def describe(path: Path) -> FileFacts:
         outputs=outputs,
         tensors=tensors,
         operators=_operators(model.graph),
-        metadata={item.key: item.value for item in model.metadata_props},
-        notes=_notes(model, constants.shared_bytes),
+        metadata=metadata,
+        notes=_notes(model, constants.shared_bytes, max(lost, 0)),
+        expanded=lost > 0,
     )
 
 
@@ -224,11 +229,21 @@ def _operators(graph: GraphProto) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _notes(model: ModelProto, shared_bytes: int) -> tuple[str, ...]:
+def _declared_sparse(metadata: Mapping[str, str]) -> int:
+    """Return how many weights were written sparsely, as far as the file says."""
+    value = metadata.get(SPARSE_KEY, "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) < _DIGITS else 0
+
+
+def _notes(model: ModelProto, shared_bytes: int, lost: int) -> tuple[str, ...]:
     opsets = ", ".join(f"{item.domain or 'ai.onnx'} {item.version}" for item in model.opset_import)
     notes = [f"opset {opsets}, IR version {model.ir_version}"]
     if shared_bytes:
         notes.append(f"{shared_bytes} bytes of tables shared by the sparse weights")
+    if lost:
+        notes.append(
+            f"weights are dense again: {lost} were written sparsely, then something expanded them (an optimizer?)"
+        )
     return tuple(notes)
 
 

@@ -19,6 +19,8 @@ SMALLEST = 4096
 CLEAR = 0.75
 """A weight pays for its encoding for certain when at most this share of its dense bits is predicted."""
 
+AGAIN = "weights are dense again: an optimizer ran over the file after its weights were encoded"
+
 _MATRIX = 2
 _LISTED = 3
 
@@ -72,12 +74,14 @@ def check_size(size: SizeResult, facts: FileFacts, encoding: str, paying: Sequen
         The check ``size``; its value is dense / pruned bytes, its limit 1.
     """
     ratio = f"{size.ratio:.3g} times smaller than the dense file" if size.ratio else "no dense file to compare with"
-    if encoding == "dense":
+    if encoding == "dense" and not facts.expanded:
         return Check(name="size", verdict=Verdict.PASS, value=size.ratio, reason=f"stored densely as asked; {ratio}")
     sparse = sum(tensor.encoding != "dense" for tensor in _matrices(facts))
     problems = []
     if paying and not sparse:
         problems.append(f"no weight is stored sparsely; {len(paying)} would get smaller by it: {_listed(paying)}")
+    if facts.expanded:
+        problems.append(AGAIN)
     if size.dense_bytes is not None and size.pruned_bytes > size.dense_bytes:
         problems.append(f"the file has {size.pruned_bytes} bytes, the dense one {size.dense_bytes}")
     return Check(

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.nn.utils.prune import l1_unstructured
 
 from pdp_export.converters.onnx_export import convert
+from pdp_export.encoding.codecs import SPARSE_KEY
 from pdp_export.errors import ConversionError, ProofError, UsageError
 from pdp_export.results import TensorSpec
 from pdp_export.runtimes import onnx_runtime
@@ -165,7 +166,8 @@ def test_file_tells_nothing_about_the_machine(files):
 def test_names_axes_and_metadata(files):
     """Names, the dynamic batch and the preprocessing must arrive; foreign metadata must not."""
     facts = onnx_runtime.describe(files["auto"])
-    assert facts.metadata == {"pdp.mean": "0.5", "a": "ü"}
+    sparse = sum(count for name, count in facts.encodings.items() if name != "dense")
+    assert facts.metadata == {"pdp.mean": "0.5", "a": "ü", SPARSE_KEY: str(sparse)}
     (image,), (logits,) = facts.inputs, facts.outputs
     assert (image.name, image.shape, dict(image.dynamic)) == ("image", (1, 3, 32, 32), {0: "batch"})
     assert (logits.name, logits.shape, dict(logits.dynamic)) == ("logits", (1, 10), {0: "batch"})

@@ -10,6 +10,7 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from pdp_export.converters.onnx_export import convert
+from pdp_export.encoding.codecs import SPARSE_KEY
 from pdp_export.errors import FileError, UsageError
 from pdp_export.results import TensorSpec, Verdict
 from pdp_export.runtimes import onnx_runtime
@@ -119,7 +120,7 @@ def test_same_input_same_bytes_and_nothing_foreign(made):
     _, _, files = made
     assert files["sparse"].read_bytes() == files["again"].read_bytes()
     model = onnx.load(files["sparse"])
-    assert [(item.key, item.value) for item in model.metadata_props] == [("a", "b")]
+    assert [(item.key, item.value) for item in model.metadata_props] == [("a", "b"), (SPARSE_KEY, "3")]
     assert not model.graph.value_info
 
 

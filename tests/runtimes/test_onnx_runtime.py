@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from pdp_export.converters import onnx_sparse
 from pdp_export.converters.onnx_decoders import Decoders
-from pdp_export.encoding.codecs import CODECS
+from pdp_export.encoding.codecs import CODECS, SPARSE_KEY
 from pdp_export.errors import FileError, NotRunnableError, UsageError
 from pdp_export.runtimes import onnx_runtime, registry
 
@@ -79,7 +79,9 @@ def coded(model: onnx.ModelProto, plan: dict[str, str]) -> onnx.ModelProto:
 @pytest.fixture
 def encoded(tmp_path) -> Path:
     """The convolution behind gaps of one byte, the classifier behind a bitmask."""
-    return saved(coded(network(), {"conv.weight": "gap8", "fc.weight": "bitmask"}), tmp_path / "encoded.onnx")
+    model = coded(network(), {"conv.weight": "gap8", "fc.weight": "bitmask"})
+    model.metadata_props.add(key=SPARSE_KEY, value="2")
+    return saved(model, tmp_path / "encoded.onnx")
 
 
 def test_registry_knows_the_twin(encoded):
@@ -119,6 +121,17 @@ def test_file_that_became_dense_again_is_reported_as_dense(encoded, tmp_path):
     assert set(after.encodings) == {"dense"}
     assert after.zeros == before.zeros
     assert after.file_bytes > 1.5 * before.file_bytes
+    assert (before.expanded, after.expanded) == (False, True)
+    assert any("2 were written sparsely" in note for note in after.notes)
+
+
+@pytest.mark.parametrize("value", ["-1", "many", "9" * 40, "\u0663", ""])
+def test_a_foreign_count_of_sparse_weights_is_no_count(value, encoded):
+    """A note that another tool wrote must not raise, nor claim that something was lost."""
+    model = onnx.load(encoded)
+    del model.metadata_props[:]
+    model.metadata_props.add(key=SPARSE_KEY, value=value)
+    assert not onnx_runtime.describe(saved(model, encoded)).expanded
 
 
 def test_weights_are_exact_and_outputs_equal(encoded, tmp_path):
