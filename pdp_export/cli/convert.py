@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     help="A .pt2 program, for example stages/05-remove-channels/model.pt2.",
 )
 @click.option("--expand", metavar="FILE", type=click.Path(), help="An .onnx file; its weights are written densely.")
+@click.option("--ort", metavar="FILE", type=click.Path(), help="An .onnx file; it is written as .ort for phones.")
 @click.option("-o", "--output", required=True, type=click.Path(), help="Folder for the files.")
 @click.option(
     "--input", "input_names", multiple=True, metavar="NAME", help="Names of the inputs, in order (repeatable)."
@@ -35,31 +37,42 @@ if TYPE_CHECKING:
 @options.target_options
 @options.output_options
 def command(
-    model: str | None, expand: str | None, output: str, input_names: tuple[str, ...], output_names: tuple[str, ...],
-    name: str, calibration: str | None, **flags: Any,
+    model: str | None, expand: str | None, ort: str | None, output: str, input_names: tuple[str, ...],
+    output_names: tuple[str, ...], name: str, calibration: str | None, **flags: Any,
 ) -> int:  # fmt: skip
     """Convert a captured .pt2 program (zeros in its weights are kept) to one file per target.
 
     With --expand instead of --model, the sparse weights of an .onnx file become plain ones, bit by bit, for runtimes
-    that do not fold their decoders (TensorRT, ncnn).
+    that do not fold their decoders (TensorRT, ncnn). With --ort the file is written as .ort, sparse weights kept
+    sparse, with the configuration of a reduced build beside it.
     """
     from pdp_export.errors import UsageError
 
-    if (model is None) == (expand is None):
-        raise UsageError("give either a program or a file to expand", where="--model, --expand")
-    if expand is not None:
-        return _expand(Path(expand), Path(output) / f"{name}.onnx", flags)
-    return _convert(str(model), Path(output), input_names, output_names, name, calibration, flags)
-
-
-def _expand(source: Path, path: Path, flags: dict[str, Any]) -> int:
-    from pdp_export.errors import UsageError
-    from pdp_export.pipeline import expansion
-
+    if [model, expand, ort].count(None) != 2:  # noqa: PLR2004  one of the three
+        raise UsageError("give either a program or an .onnx file", where="--model, --expand, --ort")
+    if model is not None:
+        return _convert(model, Path(output), input_names, output_names, name, calibration, flags)
     if flags["targets"] or flags["encoding"] or flags["precision"]:
-        raise UsageError("--expand writes the same model densely and takes no target", where="--expand")
-    facts = expansion.expand(source, path)
-    return _print([_row("onnx", path, facts)], flags, source)
+        raise UsageError("--expand and --ort write the same model again and take no target", where="--expand, --ort")
+    return _again(expand, ort, Path(output) / name, flags)
+
+
+def _again(expand: str | None, ort: str | None, path: Path, flags: dict[str, Any]) -> int:
+    """Write an .onnx file again, densely or as .ort."""
+    from pdp_export.pipeline import onnx_files
+
+    if expand is not None:
+        written = path.with_name(f"{path.name}.onnx")
+        facts = onnx_files.expand(Path(expand), written)
+        return _print([_row("onnx", written, facts)], flags, Path(expand))
+    made = onnx_files.to_ort(Path(str(ort)), path.with_name(f"{path.name}.ort"))
+    row = {
+        "target": "ort", "file": str(made.path), "size_bytes": made.size_bytes, "sparse_weights": made.sparse,
+        "config": str(made.config),
+    }  # fmt: skip
+    text = f"ort: {made.path}, {made.size_bytes:,} bytes, {made.sparse} weights kept sparse; build with {made.config}"
+    click.echo(json.dumps([row], indent=2) if flags["as_json"] else text)
+    return 0
 
 
 def _convert(
@@ -107,8 +120,6 @@ def _row(target: str, path: Path, facts: FileFacts) -> dict[str, Any]:
 
 
 def _print(rows: list[dict[str, Any]], flags: dict[str, Any], source: Path) -> int:
-    import json
-
     if flags["as_json"]:
         click.echo(json.dumps(rows, indent=2))
         return 0

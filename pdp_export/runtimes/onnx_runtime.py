@@ -98,6 +98,14 @@ def weights(path: Path) -> list[StoredWeight]:
     return sorted(found, key=lambda weight: weight.name)
 
 
+def remarks(path: Path) -> tuple[str, ...]:
+    """Return what ONNX Runtime's checker says about accelerators of phones."""
+    from pdp_export.runtimes import onnx_mobile
+
+    read(path)
+    return onnx_mobile.remarks(path)
+
+
 def open_session(path: Path, threads: int = 1) -> OnnxSession:
     """Open the file in ONNX Runtime on the CPU, with `threads` threads that sleep between runs.
 
