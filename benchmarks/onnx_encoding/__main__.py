@@ -1,8 +1,8 @@
-"""Command line: ``python -m benchmarks.onnx_encoding {run,table}``.
+"""Command line: ``python -m benchmarks.onnx_encoding {run,accuracy,table}``.
 
 ``run`` writes ``onnx_encoding.json`` after every cell (one network at one share of zeros) and keeps the cells that are
-there; ``table`` writes ``onnx_encoding.md`` from it. Bytes are measured in every cell, load where ``--load`` says,
-inference at 90 %. zstd is measured where zstandard is installed.
+there; ``accuracy`` adds a trained network; ``table`` writes ``onnx_encoding.md`` from it. Bytes are measured in every
+cell, load where ``--load`` says, inference at 90 %. zstd is measured where zstandard is installed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from benchmarks.onnx_encoding import experiment, loading, table
+from benchmarks.onnx_encoding import accuracy, experiment, loading, table
 from benchmarks.onnx_encoding.subjects import SUBJECTS
 
 RESULTS = Path(__file__).resolve().parents[1] / "results"
@@ -28,8 +28,9 @@ def main() -> None:
         return
     path = arguments.output / "onnx_encoding.json"
     result = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"cells": {}}
-    if arguments.command == "run":
+    if arguments.command != "table":
         result["environment"] = experiment.environment()
+    if arguments.command == "run":
         with tempfile.TemporaryDirectory() as folder:
             for zeros in arguments.zeros or ZEROS:
                 for name in arguments.subject or SUBJECTS:
@@ -42,6 +43,9 @@ def main() -> None:
                     arguments.output.mkdir(parents=True, exist_ok=True)
                     path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
                     print(cell, flush=True)
+    elif arguments.command == "accuracy":
+        result["accuracy"] = accuracy.measure(arguments.epochs)
+        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     text = table.markdown(result)
     (arguments.output / "onnx_encoding.md").write_text(text, encoding="utf-8")
 
@@ -56,6 +60,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--repeats", type=int, default=7, help="loads per file")
     run.add_argument("--again", action="store_true", help="measure cells that are there already")
     run.add_argument("--output", type=Path, default=RESULTS)
+    trained = commands.add_parser("accuracy", help="int8 beside fp32 on trained digits")
+    trained.add_argument("--epochs", type=int, default=3, help="before and after pruning")
+    trained.add_argument("--output", type=Path, default=RESULTS)
     shown = commands.add_parser("table", help="write the table from what was measured")
     shown.add_argument("--output", type=Path, default=RESULTS)
     one = commands.add_parser("load", help="load one file and print the cost")

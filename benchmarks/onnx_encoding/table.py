@@ -18,7 +18,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         f"{environment['versions']['onnxruntime']}. Random weights, pruned by magnitude in all "
         "layers but depthwise ones."
     )
-    parts = [head, _bytes(cells), _narrow(cells), _load(cells), _inference(cells)]
+    parts = [head, _bytes(cells), _narrow(cells), _load(cells), _inference(cells), _accuracy(result.get("accuracy"))]
     return "# Sparse weights in ONNX files\n\n" + "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -81,6 +81,17 @@ def _inference(cells: Mapping[str, Any]) -> str:
     ]  # fmt: skip
     head = ["network@zeros", "form", "dense ms", "sparse / dense (95 % interval)", "dense / dense"]
     return "## Inference after loading\n\n" + _table(head, rows) if rows else ""
+
+
+def _accuracy(trained: Mapping[str, Any] | None) -> str:
+    if not trained:
+        return ""
+    rows = [
+        [form, f"{item['bytes']:,}", f"{item['correct']} of {item['samples']}"]
+        for form, item in {**trained["before_pruning"], **trained["pruned"]}.items()
+    ]
+    title = f"## A trained network: ResNet-8 on digits, {trained['zeros']:.0%} zeros in every weight\n\n"
+    return title + _table(["file", "bytes", "correct"], rows)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:
