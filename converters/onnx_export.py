@@ -1,7 +1,7 @@
 """Target "onnx": one portable .onnx file with sparse weights, for ONNX Runtime and whatever else reads ONNX.
 
-The order of the steps is the design: torch's own optimizer runs first, the weights are encoded last (optimizers and
-quantizers would undo the encoding), and the proof reads the bytes that go to the disk.
+The order of the steps is the design: torch's own optimizer runs first, then the quantizer, and the weights are encoded
+last (optimizers and quantizers would undo the encoding). The proof reads the bytes that go to the disk.
 """
 
 from __future__ import annotations
@@ -11,9 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdp_export.converters import onnx_sparse, onnx_weights, torch_onnx
+from pdp_export.converters import onnx_int8, onnx_sparse, onnx_weights, torch_onnx
 from pdp_export.converters.torch_onnx import PROTOBUF_LIMIT, export_plain_onnx, too_large
-from pdp_export.errors import ConversionError, UsageError
+from pdp_export.encoding.choose import OBJECTIVES
+from pdp_export.encoding.codecs import FAMILIES, SPARSE_KEY
+from pdp_export.errors import ConversionError, UsageError, near_misses
 from pdp_export.files import atomic_path
 from pdp_export.targets import ConvertRequest, Effect, Effects, Target
 
@@ -24,17 +26,29 @@ if TYPE_CHECKING:
 DEFAULT_OPSET = 18
 OPSETS = range(18, 24)
 
+
+def _storage(bits: int) -> dict[str, tuple[float, float]]:
+    """Return the bits per weight and per nonzero that the encodings need, for values of that many bits.
+
+    Those of gap, rice, bitmask2 and nm are straight lines near their curves between 50 and 98 % random zeros.
+    """
+    return {
+        "dense": (bits, 0), "gap": (0.2, bits + 4.5), "gap8": (0, bits + 8), "bitmask": (1, bits),
+        "bitmask2": (0.4, bits + 3), "rice": (0.1, bits + 3.7), "nm": (0, bits + 2),
+    }  # fmt: skip
+
+
 TARGET = Target(
     name="onnx",
     title="ONNX Runtime",
     suffix=".onnx",
     extra=None,
     modules=("onnx", "onnxscript", "onnxruntime"),
-    precisions=("fp32",),
-    encodings=("auto", "dense", "gap8", "bitmask"),
+    precisions=("fp32", "fp16", "int8"),
+    encodings=("auto", "dense", *FAMILIES),
     effects={
         "unstructured": Effects(
-            size=Effect(expected=True, why="zeros are not stored: gap8 or bitmask, decoded by standard operators"),
+            size=Effect(expected=True, why="zeros are not stored: short gaps or masks, decoded by standard operators"),
             ram=Effect(expected=False, why="ONNX Runtime unpacks the weights when it loads the file"),
             speed=Effect(expected=False, why="ONNX Runtime has no kernel that skips single zeros"),
         ),
@@ -44,16 +58,22 @@ TARGET = Target(
             speed=Effect(expected=True, why="fewer multiplications, in steps of 16 channels on CPUs with AVX-512"),
         ),
     },
-    atol={"fp32": 1e-4},
+    atol={"fp32": 1e-4, "fp16": 1e-2, "int8": 0.2},
     channel_alignment=16,
-    storage={"fp32": {"dense": (32, 0), "gap8": (0, 40), "bitmask": (1, 32)}},
-    options={"opset": f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})"},
+    storage={precision: _storage(bits) for precision, bits in (("fp32", 32), ("fp16", 16), ("int8", 8))},
+    options={
+        "opset": f"ONNX operator set, {OPSETS[0]} to {OPSETS[-1]} (default {DEFAULT_OPSET})",
+        "encode_for": "what encoding auto looks for: load (default) or size",
+        "reduce_range": "int8: 7 bits for weights, for x86 CPUs without VNNI (default false)",
+    },
 )
 
 
 def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> None:
     """Raise what `convert` would raise for the options, weights and axes (see `registry.Converter.check`)."""
     _opset(request)
+    _objective(request)
+    _reduce_range(request)
     request.check_pattern(TARGET, pattern)
     for _ in onnx_weights.float_parameters(program):
         pass
@@ -67,24 +87,27 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
     The same program and request give the same bytes. The file carries `request.metadata` and nothing of this machine.
 
     Raises:
-        UsageError: an option, an encoding or a precision that this target does not have.
+        UsageError: an option, an encoding or a precision that this target does not have; int8 without samples.
         ConversionError: an operator that ONNX lacks, a parametrized or non-float32 weight, a dynamic axis that the
             program fixes, an opset that the exporter did not reach, a model of 2 GiB or more.
         ProofError: the graph lost zeros of a weight.
     """
-    opset = _opset(request)
+    opset, objective, reduce_range = _opset(request), _objective(request), _reduce_range(request)
     weights = onnx_weights.parameters(program)
     model = export_plain_onnx(program, request, opset)
     _strip(model)
     _rename_symbols(model.graph, _axis_names(program, request))
     onnx_weights.restore_names(model, weights)
-    shapes = {item.name: tuple(item.dims) for item in model.graph.initializer}
-    plan = onnx_sparse.encode(model, request.encoding)
-    for key, value in sorted(request.metadata.items()):
+    if request.precision == "int8":
+        model = onnx_int8.quantize(model, onnx_int8.samples(request.calibration), reduce_range=reduce_range)
+        _strip(model)
+    plan = onnx_sparse.encode(model, request.encoding, objective, half=request.precision == "fp16")
+    sparse = sum(code.encoding != "dense" for code in plan.values())
+    for key, value in sorted({**request.metadata, **({SPARSE_KEY: str(sparse)} if sparse else {})}.items()):
         model.metadata_props.add(key=key, value=value)
     data = _serialized(model)
     written = _checked(data, opset)
-    stored = onnx_weights.constants(written) | onnx_sparse.decode(written, plan, shapes)
+    stored = onnx_weights.constants(written) | onnx_sparse.decode(written, plan)
     onnx_weights.prove_zeros(weights, stored)
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
@@ -99,6 +122,23 @@ def _opset(request: ConvertRequest) -> int:
             where="targets: onnx: opset",
             hint=f"leave it out for {DEFAULT_OPSET}; torch's exporter does not write older ones",
         )
+    return value
+
+
+def _objective(request: ConvertRequest) -> str:
+    value = request.options.get("encode_for", OBJECTIVES[0])
+    if value not in OBJECTIVES:
+        raise UsageError(
+            f"encode_for {value!r} is not one of {', '.join(OBJECTIVES)}{near_misses(str(value), OBJECTIVES)}",
+            where="targets: onnx: encode_for",
+        )
+    return str(value)
+
+
+def _reduce_range(request: ConvertRequest) -> bool:
+    value = request.options.get("reduce_range", False)
+    if not isinstance(value, bool):
+        raise UsageError(f"reduce_range {value!r} is not true or false", where="targets: onnx: reduce_range")
     return value
 
 

@@ -1,19 +1,22 @@
 """Sparse weights inside an ONNX file: which weights are encoded, and how.
 
-`encode` comes last, after every optimisation of the graph: optimisers fold the decoders back into dense weights. See
-`onnx_decoders.py` for the nodes, `pdp_export.encoding` for the codes.
+`encode` comes last, after every optimisation and quantization of the graph: optimisers fold the decoders back into
+dense weights. See `onnx_decoders.py` for the nodes, `pdp_export.encoding` for the codes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdp_export.converters.onnx_decoders import Decoders, framed_bytes
-from pdp_export.encoding import bitmask, choose, gap8
+from pdp_export.converters.onnx_decoders import Decoders
+from pdp_export.encoding import choose, codecs
+from pdp_export.encoding.code import Code
+from pdp_export.encoding.codecs import CODECS
 
 if TYPE_CHECKING:
     from onnx import ModelProto, TensorProto
@@ -24,31 +27,44 @@ Array = np.ndarray[Any, Any]
 # has 4 bytes per weight.
 MAX_ELEMENTS = (1 << 30) // 4
 
-_CANDIDATES = {"auto": ("dense", "gap8", "bitmask"), "gap8": ("dense", "gap8"), "bitmask": ("dense", "bitmask")}
+_SLACK = 8192
+"""Bytes by which nodes and tables may reorder two payloads; codecs within it are built to learn their exact bytes."""
 
 
-def encode(model: ModelProto, encoding: str) -> dict[str, str]:
+@dataclass(frozen=True)
+class _Candidate:
+    """One way to store one weight: bytes of its own, and the tables that it needs in the file."""
+
+    code: Code
+    own_bytes: int
+    tables: Mapping[str, int]
+
+
+def encode(model: ModelProto, encoding: str, objective: str = "load", *, half: bool = False) -> dict[str, Code]:
     """Encode the weights of `model` in place, each one only where that makes the file smaller.
 
     Args:
-        model: A model whose weights are dense initializers.
-        encoding: "dense" leaves all as they are; "gap8" and "bitmask" use that one; "auto" takes the smallest for each.
+        model: A model whose weights are dense initializers, float32, float16 or int8.
+        encoding: "dense" leaves all as they are; "auto" takes the smallest for each; or one of `codecs.FAMILIES`.
+        objective: What "auto" chooses from: "load" (codes that are decoded nearly as fast as dense weights are read)
+            or "size" (all of them).
+        half: Store float32 weights rounded to float16; they are widened again when the file is loaded.
 
     Returns:
-        The encoding of every weight that is no longer dense.
+        The code of every weight that is no longer a plain initializer.
 
     Raises:
         ConversionError: for a tensor name that the decoder needs and the graph already uses.
     """
-    from onnx import numpy_helper
-
-    if encoding == "dense":
+    names = choose.candidates(encoding, objective)
+    if names == ("dense",) and not half:
         return {}
-    weights = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer if _eligible(item)}
-    plan = _plan(weights, _CANDIDATES[encoding])
+    found = {item.name: _candidates(item, names, half) for item in model.graph.initializer if _eligible(item)}
+    dtypes = {item.name: _restored_dtype(item) for item in model.graph.initializer if item.name in found}
+    plan = {name: chosen.code for name, chosen in _plan(found).items() if not _is_plain(chosen.code, dtypes[name])}
     decoders = Decoders(_names(model))
-    for name, kind in plan.items():
-        decoders.add(kind, name, weights[name])
+    for name, code in plan.items():
+        decoders.add(name, code, dtypes[name])
     kept = [item for item in model.graph.initializer if item.name not in plan]
     nodes = [*decoders.nodes, *model.graph.node]
     del model.graph.initializer[:], model.graph.node[:]
@@ -57,64 +73,81 @@ def encode(model: ModelProto, encoding: str) -> dict[str, str]:
     return plan
 
 
-def decode(model: ModelProto, plan: Mapping[str, str], shapes: Mapping[str, Sequence[int]]) -> dict[str, Array]:
+def decode(model: ModelProto, plan: Mapping[str, Code]) -> dict[str, Array]:
     """Decode the weights that `encode` put into `model`, from what the model holds."""
     from onnx import numpy_helper
 
     stored = {item.name: item for item in model.graph.initializer}
-
-    def part(name: str, kind: str) -> Array:
-        return numpy_helper.to_array(stored[f"{name}/{kind}"])
-
-    return {
-        name: gap8.decode(gap8.Gap8(part(name, "gaps"), part(name, "values"), tuple(shapes[name])))
-        if kind == "gap8"
-        else bitmask.decode(bitmask.Bitmask(part(name, "mask"), part(name, "values"), tuple(shapes[name])))
-        for name, kind in plan.items()
-    }
+    found = {}
+    for name, code in plan.items():
+        arrays = {role: numpy_helper.to_array(stored[f"{name}/{role}"]) for role in code.arrays}
+        found[name] = codecs.decode(Code(code.encoding, arrays, code.shape, code.parameters))
+    return found
 
 
-def _plan(weights: Mapping[str, Array], candidates: Sequence[str]) -> dict[str, str]:
-    """Choose per weight; the bitmask's tables are paid once, so both answers to "any bitmask?" are compared."""
-    overheads = {name: _overhead(name, values, candidates) for name, values in weights.items()}
-
-    def total(allowed: Sequence[str]) -> tuple[int, dict[str, str]]:
-        chosen = {name: choose.choose(values, allowed, overheads[name]) for name, values in weights.items()}
-        plan = {name: kind for name, (kind, _) in chosen.items() if kind != "dense"}
-        tables = _tables_bytes() if "bitmask" in plan.values() else 0
-        return tables + sum(size for _, size in chosen.values()), plan
-
-    without = [kind for kind in candidates if kind != "bitmask"]
-    return min(total(candidates), total(without), key=lambda pair: pair[0])[1]
-
-
-def _overhead(name: str, values: Array, candidates: Sequence[str]) -> dict[str, int]:
-    """Return the bytes of names, nodes and headers per encoding: the file minus the payload, for a blank weight."""
+def _candidates(item: TensorProto, names: Sequence[str], half: bool) -> list[_Candidate]:
+    """Return the dense form and the best payloads, measured with their names and nodes."""
     from onnx import numpy_helper
 
-    blank = np.zeros_like(values)
-    overhead = {"dense": framed_bytes(numpy_helper.from_array(blank, name)) - blank.nbytes}
-    for kind in set(candidates) - {"dense"}:
+    values, dtype = numpy_helper.to_array(item), _restored_dtype(item)
+    if half and values.dtype == np.float32 and not _exceeds_half(values):
+        values = values.astype(np.float16)
+    payloads = choose.ranked(values, names)
+    best = [name for size, name in payloads if size <= payloads[0][0] + _SLACK]
+    found = []
+    for name in dict.fromkeys(["dense", *best]):
         decoders = Decoders(set())
-        decoders.add(kind, name, blank)
-        tables = _tables_bytes() if kind == "bitmask" else 0
-        overhead[kind] = decoders.nbytes - tables - choose.PREDICTORS[kind](blank)
-    return overhead
+        code = CODECS[name].encode(values)
+        decoders.add(item.name, code, dtype)
+        tables = decoders.tables()
+        found.append(_Candidate(code, decoders.nbytes - sum(tables.values()), tables))
+    return found
 
 
-@cache
-def _tables_bytes() -> int:
-    decoders = Decoders(set())
-    decoders.tables()
-    return decoders.nbytes
+def _plan(found: Mapping[str, Sequence[_Candidate]]) -> dict[str, _Candidate]:
+    """Choose per weight. Tables are paid once, so every set of large ones is tried, and the cheapest file wins."""
+    sizes: dict[str, int] = {}
+    for candidate in (item for items in found.values() for item in items):
+        sizes.update(candidate.tables)
+    large = [name for name, size in sizes.items() if size > 256]  # noqa: PLR2004  a size or shape is never that long
+
+    def total(allowed: Iterable[str]) -> tuple[int, dict[str, _Candidate]]:
+        barred = set(large) - set(allowed)
+        chosen = {
+            name: min((item for item in items if not barred & item.tables.keys()), key=_cost)
+            for name, items in found.items()
+        }
+        used = {table for item in chosen.values() for table in item.tables}
+        return sum(item.own_bytes for item in chosen.values()) + sum(sizes[name] for name in used), chosen
+
+    def _cost(item: _Candidate) -> int:
+        return item.own_bytes + sum(size for name, size in item.tables.items() if name not in large)
+
+    subsets = (subset for count in range(len(large) + 1) for subset in combinations(large, count))
+    return min((total(subset) for subset in subsets), key=lambda pair: pair[0])[1]
+
+
+def _is_plain(code: Code, dtype: np.dtype[Any]) -> bool:
+    return code.encoding == "dense" and code.arrays["values"].dtype == dtype
+
+
+def _exceeds_half(values: Array) -> bool:
+    """Whether a finite value would become infinite."""
+    return bool((np.abs(values[np.isfinite(values)]) > np.finfo(np.float16).max).any())
+
+
+def _restored_dtype(item: TensorProto) -> np.dtype[Any]:
+    from onnx import helper
+
+    return np.dtype(helper.tensor_dtype_to_np_dtype(item.data_type))
 
 
 def _eligible(item: TensorProto) -> bool:
     """Weights only: small vectors (Resize scales, Clip bounds) must stay constants for shape inference."""
     from onnx import TensorProto
 
-    floats = (TensorProto.FLOAT, TensorProto.FLOAT16)
-    return item.data_type in floats and len(item.dims) > 1 and _size(item.dims) <= MAX_ELEMENTS
+    kinds = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8)
+    return item.data_type in kinds and len(item.dims) > 1 and 0 < _size(item.dims) <= MAX_ELEMENTS
 
 
 def _names(model: ModelProto) -> set[str]:

@@ -94,11 +94,11 @@ def prove_zeros(weights: Mapping[str, Array], stored: Mapping[str, Array]) -> No
 
 
 def constants(model: ModelProto) -> dict[str, Array]:
-    """Return the float constants of the graph by name."""
+    """Return the float constants of the graph by name, and the int8 weights of a quantized one."""
     from onnx import numpy_helper
 
     arrays = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
-    return {name: values for name, values in arrays.items() if values.dtype.kind == "f"}
+    return {name: values for name, values in arrays.items() if values.dtype.kind == "f" or _is_int8_weight(values)}
 
 
 def subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
@@ -108,6 +108,10 @@ def subgraphs(graph: GraphProto) -> Iterator[GraphProto]:
         for attribute in node.attribute:
             for inner in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
                 yield from subgraphs(inner)
+
+
+def _is_int8_weight(values: Array) -> bool:
+    return values.dtype == np.int8 and values.ndim > 1
 
 
 def _same(values: Array, other: Array) -> bool:

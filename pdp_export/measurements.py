@@ -231,7 +231,8 @@ class TargetResult(Measurement):
     `checks` holds one verdict for each of ``weights``, ``dtype``, ``parity`` and ``size``; a check that
     could not run is there as NOT_RUN with its reason, and its measurement is None. ``accuracy`` and
     ``latency`` are judged by gates: they are among the checks only where they could not be measured
-    (NOT_RUN) or the runtime died of it (FAIL). `file` and `dense_file` are relative to the run directory.
+    (NOT_RUN) or the runtime died of it (FAIL). `remarks` judge nothing. `file` and `dense_file` are relative to the run
+    directory.
     """
 
     target: str
@@ -250,6 +251,7 @@ class TargetResult(Measurement):
     accuracy: AccuracyResult | None = None
     size: SizeResult | None = None
     latency: LatencyResult | None = None
+    remarks: tuple[str, ...] = ()
 
 
 class EnvironmentFacts(Measurement):

@@ -76,7 +76,8 @@ class TensorFacts(Record):
 class FileFacts(Record):
     """What a written file really holds, read back from the disk.
 
-    `file_bytes` is the size of the file, or of all files of a package together.
+    `file_bytes` is the size of the file, or of all files of a package together. `expanded`: the file says that it was
+    written with more sparse weights than it holds, so something made them dense again.
     """
 
     format: str
@@ -87,6 +88,7 @@ class FileFacts(Record):
     operators: Mapping[str, int] = Field(default_factory=dict)
     metadata: Mapping[str, str] = Field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    expanded: bool = False
 
     @property
     def zeros(self) -> int:
@@ -110,13 +112,17 @@ class FileFacts(Record):
 class StoredWeight:
     """A decoded weight of rank >= 2 in PyTorch layout: (C_out, C_in/groups, kH, kW) or (C_out, C_in).
 
-    The dtype is the one stored in the file (float16 stays float16).
+    The dtype is the one stored in the file (float16 stays float16). Integers mean ``values * scale``, with a scale that
+    broadcasts against them; without one, nothing is known of their meaning.
     """
 
-    def __init__(self, name: str, values: np.ndarray[Any, Any], encoding: str) -> None:
+    def __init__(
+        self, name: str, values: np.ndarray[Any, Any], encoding: str, scale: np.ndarray[Any, Any] | None = None
+    ) -> None:
         self.name = name
         self.values = values
         self.encoding = encoding
+        self.scale = scale
 
 
 class StageResult(Record):

@@ -75,7 +75,8 @@ class ConvertRequest(Record):
     """Everything a converter needs besides the program.
 
     `metadata` is written into the file (preprocessing, labels, tool version).
-    `options` are the target's own, for example ``{"opset": 18}``.
+    `options` are the target's own, for example ``{"opset": 18}``. `calibration` is a safetensors file of real samples
+    by input name, batch first, for precisions that need them.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -84,6 +85,7 @@ class ConvertRequest(Record):
     encoding: str = "auto"
     metadata: Mapping[str, str] = Field(default_factory=dict)
     options: Mapping[str, Any] = Field(default_factory=dict)
+    calibration: str | None = None
 
     def check(self, target: Target) -> None:
         """Raise UsageError for a precision, encoding or option that the target does not have."""

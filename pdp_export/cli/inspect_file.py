@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from pdp_export.cli import options
 
 if TYPE_CHECKING:
     from pdp_export.results import FileFacts, TensorSpec
+    from pdp_export.validation.treatment import Treatment
 
 _SHOWN_METADATA = 100
 
@@ -22,21 +24,29 @@ _SHOWN_METADATA = 100
 def command(file: str, all_tensors: bool, **flags: Any) -> int:
     """Show tensors, encodings, dtypes, zeros and bytes of a .onnx, .mlpackage, .tflite or .mnn file.
 
-    Everything is read from the file's own bytes by a child process with time and memory limits.
+    For each weight also what its zeros buy in that file's runtime: bytes on disk, memory, time. Everything is read
+    from the file's own bytes by a child process with time and memory limits.
     """
+    import json
+
+    from pdp_export.converters import registry
     from pdp_export.runtimes.registry import name_for
     from pdp_export.validation.isolated import describe
+    from pdp_export.validation.treatment import treatments
 
     path = Path(file)
-    facts = describe(name_for(path), path)
+    name = name_for(path)
+    facts = describe(name, path)
+    treated = treatments(facts, registry.load(name).TARGET)
     if flags["as_json"]:
-        click.echo(facts.model_dump_json(indent=2))
+        whole = {**facts.model_dump(mode="json"), "treatments": [item.model_dump(mode="json") for item in treated]}
+        click.echo(json.dumps(whole, indent=2))
     else:
-        _print(path, facts, all_tensors, flags["no_color"])
+        _print(path, facts, {item.name: item for item in treated}, all_tensors, flags["no_color"])
     return 0
 
 
-def _print(path: Path, facts: FileFacts, all_tensors: bool, no_color: bool) -> None:
+def _print(path: Path, facts: FileFacts, treated: dict[str, Treatment], all_tensors: bool, no_color: bool) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -53,7 +63,7 @@ def _print(path: Path, facts: FileFacts, all_tensors: bool, no_color: bool) -> N
         _say(f"  {key} = {value[:_SHOWN_METADATA]}")
     for note in facts.notes:
         _say(f"  note: {note}")
-    table = Table("tensor", "shape", "dtype", "stored as", "zeros", "bytes", box=None)
+    table = Table("tensor", "shape", "dtype", "stored as", "zeros", "bytes", "zeros save", box=None)
     tensors = sorted(facts.tensors, key=lambda tensor: -tensor.stored_bytes)
     shown = tensors if all_tensors else tensors[:40]
     for tensor in shown:
@@ -66,10 +76,35 @@ def _print(path: Path, facts: FileFacts, all_tensors: bool, no_color: bool) -> N
             f"{tensor.encoding} {tensor.stored_dtype}",
             zeros,
             f"{tensor.stored_bytes:,}",
+            _saved(treated.get(tensor.name)),
         )
     console.print(table)
+    for line in _reasons(treated):
+        _say(line)
     if len(shown) < len(tensors):
         _say(f"... and {len(tensors) - len(shown)} smaller tensors (--all lists them)")
+
+
+def _saved(treatment: Treatment | None) -> str:
+    """Say what the zeros of a weight save; a question mark stands for "under a condition"."""
+    if treatment is None:
+        return ""
+    effects = (("disk", treatment.disk), ("RAM", treatment.ram), ("time", treatment.speed))
+    marks = {True: "", None: "?"}
+    return (
+        " ".join(f"{name}{marks[effect.expected]}" for name, effect in effects if effect.expected is not False) or "-"
+    )
+
+
+def _reasons(treated: dict[str, Treatment]) -> list[str]:
+    """Return every different reason once, the most frequent first; those with figures of one tensor are in --json."""
+    counts: Counter[str] = Counter()
+    for item in treated.values():
+        counts[f"  RAM: {item.ram.why}"] += 1
+        counts[f"  time: {item.speed.why}"] += 1
+        if not item.disk.expected and "%" in item.disk.why:
+            counts["  disk: many zeros are stored; --json says how small each weight could be"] += 1
+    return [f"{text} ({count} weights)" for text, count in counts.most_common()]
 
 
 def _say(text: str) -> None:

@@ -82,6 +82,7 @@ target_options = _chain(
                  help=f"Target, repeatable: {', '.join(TARGET_NAMES)}. [default: the recipe's]"),
     click.option("--precision", help="Precision of the chosen targets, for example fp32 or fp16."),
     click.option("--encode", "encoding", help="Weight encoding: auto, dense, or one of the target's own."),
+    click.option("--encode-for", metavar="GOAL", help="onnx: what --encode auto looks for: load (default) or size."),
     click.option("--opset", type=int, help="onnx: opset of the file."),
     click.option("--min-ios", type=int, help="coreml: oldest iOS that must open the file."),
 )  # fmt: skip

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from pdp_export.recipe import Recipe
 
 # Options that belong to one target only.
-_OWN = {"opset": "onnx", "min_ios": "coreml"}
+OWN = {"opset": "onnx", "encode_for": "onnx", "min_ios": "coreml"}
 
 
 def load_recipe(flags: dict[str, Any]) -> Recipe:
@@ -35,7 +35,7 @@ def load_recipe(flags: dict[str, Any]) -> Recipe:
     if flags.get("runs"):
         changes |= {"benchmark.blocks": max(2, -(-flags["runs"] // 3)), "benchmark.runs_per_block": 3}
     recipe = Recipe.load(path, changes)
-    if any(flags.get(name) for name in ("targets", "precision", "encoding", *_OWN)):
+    if any(flags.get(name) for name in ("targets", "precision", "encoding", *OWN)):
         recipe = Recipe.load(path, {**changes, "targets": _targets(recipe, flags)})
     return recipe
 
@@ -53,7 +53,7 @@ def _targets(recipe: Recipe, flags: dict[str, Any]) -> list[dict[str, Any]]:
     own = {section.name: section.model_dump(mode="json") for section in recipe.targets}
     names = list(dict.fromkeys(flags.get("targets") or own))
     chosen = [own.get(name, {"name": name}) for name in names]
-    for flag, target in _OWN.items():
+    for flag, target in OWN.items():
         if flags.get(flag) is None:
             continue
         if target not in names:

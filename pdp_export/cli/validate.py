@@ -9,6 +9,7 @@ import click
 
 from pdp_export.cli import options
 from pdp_export.cli.again import is_run, run_again
+from pdp_export.cli.arrays import read
 
 if TYPE_CHECKING:
     from pdp_export.pipeline.api import FileVerdict
@@ -34,7 +35,7 @@ def command(
         return _validate_run(
             Path(file), flags, require_all_checks, {"--reference": reference, "--inputs": inputs}, atol
         )
-    from pdp_export.errors import CheckNotRunError, ParityGateError, UsageError
+    from pdp_export.errors import CheckNotRunError, CostGateError, ParityGateError, UsageError
     from pdp_export.graph.archive import load_program
     from pdp_export.pipeline import api
     from pdp_export.results import Verdict
@@ -49,7 +50,9 @@ def command(
     found = api.validate(file, reference=program, inputs=_inputs(program, inputs), atol=atol)
     _print(Path(file), found, flags)
     if found.verdict is Verdict.FAIL:
-        return ParityGateError.exit_code
+        verdicts = [item.verdict for item in found.parity] + ([found.weights.verdict] if found.weights else [])
+        differs = Verdict.FAIL in verdicts
+        return ParityGateError.exit_code if differs or not found.expanded else CostGateError.exit_code
     return CheckNotRunError.exit_code if require_all_checks and found.verdict is Verdict.NOT_RUN else 0
 
 
@@ -70,7 +73,6 @@ def _validate_run(
 
 
 def _inputs(program: Any, path: str | None) -> tuple[Any, ...]:
-    import numpy as np
     import torch
 
     from pdp_export.errors import FileError
@@ -79,11 +81,7 @@ def _inputs(program: Any, path: str | None) -> tuple[Any, ...]:
     if path is None:
         return random_inputs(program)
     specs = input_specs(program)
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = [archive[name] for name in archive.files]
-    except (OSError, ValueError, EOFError) as error:
-        raise FileError(f"{Path(path).name} is no .npz file of arrays: {error}", where="--inputs") from error
+    arrays = list(read(path, "--inputs").values())
     if len(arrays) != len(specs):
         raise FileError(
             f"{Path(path).name} holds {len(arrays)} arrays, the program has {len(specs)} inputs", where="--inputs"

@@ -2,38 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Sequence
 
-import numpy as np
+from pdp_export.encoding.code import Array
+from pdp_export.encoding.codecs import AUTO, CODECS, FAMILIES
 
-from pdp_export.encoding import bitmask, gap8
-
-Array = np.ndarray[Any, Any]
-
-PREDICTORS: Mapping[str, Callable[[Array], int]] = {
-    "dense": lambda values: values.nbytes,
-    "gap8": gap8.predicted_bytes,
-    "bitmask": bitmask.predicted_bytes,
-}
+OBJECTIVES = tuple(AUTO)
 
 
-def predicted_bytes(values: Array, candidates: Iterable[str] = PREDICTORS) -> dict[str, int]:
-    """Return the exact payload in bytes of a tensor under each candidate encoding."""
-    return {name: PREDICTORS[name](values) for name in candidates}
-
-
-def choose(
-    values: Array, candidates: Iterable[str] = PREDICTORS, overhead: Mapping[str, int] | None = None
-) -> tuple[str, int]:
-    """Return the encoding with the fewest bytes, and those bytes; the first candidate wins a tie.
+def candidates(encoding: str, objective: str = "load") -> tuple[str, ...]:
+    """Return the codecs that an encoding allows; "dense" is always among them, since it never fails to be right.
 
     Args:
-        values: The tensor.
-        candidates: Names out of PREDICTORS.
-        overhead: Bytes that a file format adds per encoding (nodes, names); missing means 0.
+        encoding: "auto", "dense", or one of FAMILIES.
+        objective: "load" or "size": what "auto" chooses from.
     """
-    extra = overhead or {}
-    total = {name: size + extra.get(name, 0) for name, size in predicted_bytes(values, candidates).items()}
-    best = min(total, key=lambda name: total[name])
-    return best, total[best]
+    if encoding == "dense":
+        return ("dense",)
+    return ("dense", *(AUTO[objective] if encoding == "auto" else FAMILIES[encoding]))
+
+
+def ranked(values: Array, names: Iterable[str]) -> list[tuple[int, str]]:
+    """Return the exact payload in bytes under each codec that fits, smallest first; the first name wins a tie."""
+    sizes = [(CODECS[name].predicted_bytes(values), index, name) for index, name in enumerate(names)]
+    return [(size, name) for size, _, name in sorted((s, i, n) for s, i, n in sizes if s is not None)]
+
+
+def choose(values: Array, names: Sequence[str]) -> tuple[str, int]:
+    """Return the codec with the smallest payload, and its bytes."""
+    size, name = ranked(values, names)[0]
+    return name, size

@@ -18,3 +18,9 @@ def positive_zeros(values: Array) -> Array:
     copy = values.copy(order="C")
     copy[copy == 0] = 0
     return copy
+
+
+def positions_or_first(flat: Array) -> Array:
+    """Return the positions of nonzeros; position 0 where there is none, so that codes are never empty."""
+    positions = np.flatnonzero(flat)
+    return np.zeros(1, np.int64) if flat.size and not positions.size else positions

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +25,7 @@ from pdp_export.results import FileFacts, TensorSpec, Verdict
 from pdp_export.targets import ConvertRequest
 from pdp_export.validation import gates, isolated
 from pdp_export.validation.parity import compare_outputs
+from pdp_export.validation.stored_form import AGAIN, DTYPES
 
 if TYPE_CHECKING:
     from torch import nn
@@ -58,12 +59,17 @@ class Artifact:
 
 @dataclass(frozen=True)
 class FileVerdict:
-    """What `validate` found. `parity` is empty, and the verdict NOT_RUN, where the file cannot be executed here."""
+    """What `validate` found. `parity` is empty, and the verdict NOT_RUN, where the file cannot be executed here.
+
+    `expanded`: the file was written with sparse weights that are dense now; the verdict is FAIL, though it computes the
+    same.
+    """
 
     verdict: Verdict
     reasons: tuple[str, ...]
     parity: tuple[OutputParity, ...]
     weights: WeightCheck | None
+    expanded: bool = False
 
 
 def prune_and_convert(
@@ -160,6 +166,7 @@ def convert(
     output_names: Sequence[str] = (),
     metadata: Mapping[str, str] | None = None,
     options: Mapping[str, Any] | None = None,
+    calibration: Mapping[str, np.ndarray[Any, Any]] | None = None,
 ) -> Artifact:
     """Write a captured program as one file; it appears whole or not at all.
 
@@ -173,6 +180,7 @@ def convert(
         output_names: Names of the outputs, in order; the program's own by default.
         metadata: Text that is written into the file.
         options: The target's own options.
+        calibration: Real samples by input name, batch first; precision int8 needs them.
 
     Raises:
         UsageError: for an unknown target, precision, encoding or option.
@@ -180,6 +188,7 @@ def convert(
         ConversionError: when the target cannot express the program.
     """
     from pdp_export.graph.archive import save_program
+    from pdp_export.pipeline.calibration import save
     from pdp_export.pipeline.conversion import Job, convert_files
     from pdp_export.pipeline.program_io import input_specs, output_names_of
 
@@ -199,6 +208,9 @@ def convert(
     with tempfile.TemporaryDirectory(prefix="pdp-export-") as folder:
         saved = Path(folder) / "model.pt2"
         save_program(program, saved)
+        if calibration:
+            samples = str(save(calibration, Path(folder)))
+            request = request.model_copy(update={"calibration": samples})
         convert_files(target, [Job(saved, final, request)])
     return Artifact(final, target, request.precision, isolated.describe(target, final))
 
@@ -226,14 +238,20 @@ def validate(
     target = name_for(path)
     declared = registry.load(target).TARGET
     facts = isolated.describe(target, path)
-    tolerance = (
-        atol
-        if atol is not None
-        else declared.atol[artifact.precision if isinstance(artifact, Artifact) else declared.precisions[0]]
-    )
+    tolerance = atol if atol is not None else declared.atol[_precision(facts, declared.precisions)]
     weights, expected = as_reference(reference, inputs, [spec.name for spec in facts.outputs])
     checked = isolated.check_weights(target, path, weights) if weights else None
-    return _verdict(target, path, facts.inputs, inputs, expected, tolerance, checked)
+    found = _verdict(target, path, facts.inputs, inputs, expected, tolerance, checked)
+    if not facts.expanded:
+        return found
+    return replace(found, verdict=Verdict.FAIL, reasons=(*found.reasons, AGAIN), expanded=True)
+
+
+def _precision(facts: FileFacts, known: Sequence[str]) -> str:
+    """Return the precision of a file: the narrowest that its weights are stored in."""
+    stored = {tensor.stored_dtype for tensor in facts.tensors if len(tensor.shape) > 1}
+    narrow = [name for name in ("int8", "fp16") if DTYPES[name] in stored and name in known]
+    return narrow[0] if narrow else known[0]
 
 
 def _verdict(

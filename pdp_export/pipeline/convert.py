@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tempfile
 from functools import partial
 from pathlib import Path
 
 from pdp_export import files
 from pdp_export.converters import registry
+from pdp_export.pipeline import calibration
 from pdp_export.pipeline.context import Context, Outcome
 from pdp_export.pipeline.conversion import Job, convert_files
 from pdp_export.pipeline.manifest import ArtifactRecord
@@ -21,24 +23,30 @@ from pdp_export.validation.isolated import describe
 
 def run(context: Context, output: Path) -> Outcome:
     """Write ``model.<suffix>`` and ``dense/model.<suffix>`` for every target."""
-    tasks = [(section.name, partial(_convert, context, section, output)) for section in context.recipe.targets]
-    written = side_by_side(tasks, "converting", context.observer)
+    with tempfile.TemporaryDirectory(prefix="pdp-export-") as folder:
+        samples = calibration.write(context, Path(folder)) if calibration.needed(context.recipe) else None
+        tasks = [
+            (section.name, partial(_convert, context, section, output, samples)) for section in context.recipe.targets
+        ]
+        written = side_by_side(tasks, "converting", context.observer)
     records = [record for pair in written for record in pair]
     sizes = ", ".join(f"{r.target} {formatting.size(r.bytes)}" for r in records if r.role == "pruned")
     figures = {f"{r.target}_{r.role}_bytes": r.bytes for r in records}
     return Outcome(summary=sizes, figures=figures, artifacts=tuple(records))
 
 
-def _convert(context: Context, section: TargetSection, output: Path) -> list[ArtifactRecord]:
+def _convert(context: Context, section: TargetSection, output: Path, samples: Path | None) -> list[ArtifactRecord]:
     """Write the dense and the pruned file of one target, and read back what they hold."""
     programs, log = context.output_of("remove-channels"), context.run.log
     dense = Job(
         programs / DENSE_PROGRAM,
         artifact_path(output, section.name, "dense"),
-        request_for(context.recipe, section, encoding="dense"),
+        request_for(context.recipe, section, role="dense"),
     )
     pruned = Job(
-        programs / PRUNED_PROGRAM, artifact_path(output, section.name, "pruned"), request_for(context.recipe, section)
+        programs / PRUNED_PROGRAM,
+        artifact_path(output, section.name, "pruned"),
+        request_for(context.recipe, section, calibration=samples),
     )
     convert_files(section.name, [dense, pruned], log)
     return [

@@ -10,21 +10,34 @@ from pdp_export.targets import ConvertRequest, Target
 from pdp_export.tasks import preprocessing
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from torch.export import ExportedProgram
 
     from pdp_export.recipe import Recipe, TargetSection
 
 
-def request_for(recipe: Recipe, section: TargetSection, *, encoding: str | None = None) -> ConvertRequest:
-    """Return the request for one target; `encoding` overrides the recipe's (the dense twin asks for "dense")."""
+def request_for(
+    recipe: Recipe, section: TargetSection, *, role: str = "pruned", calibration: Path | None = None
+) -> ConvertRequest:
+    """Return the request for one target.
+
+    Role "dense" is the file that the pruned one is compared with: encoding "dense", and fp32 where the pruned file is
+    int8, so that accuracy, size and latency stand beside those of the float model.
+    """
     target = registry.load(section.name).TARGET
+    dense = role == "dense"
+    precision = section.precision or target.precisions[0]
+    if dense and precision == "int8":
+        precision, calibration = "fp32", None
     return ConvertRequest(
         inputs=tuple(item.spec() for item in recipe.inputs),
         outputs=recipe.outputs,
-        precision=section.precision or target.precisions[0],
-        encoding=encoding or section.encoding,
+        precision=precision,
+        encoding="dense" if dense else section.encoding,
         metadata=preprocessing.metadata(recipe, environment.tool_version()),
         options=dict(section.options),
+        calibration=str(calibration) if calibration else None,
     )
 
 

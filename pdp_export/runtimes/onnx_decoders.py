@@ -1,27 +1,32 @@
-"""Finds the sub-graphs that decode a sparse weight, by their structure.
+"""Finds the sub-graphs that decode a sparse weight, by their structure alone, never by names.
 
-The forms, with c for a constant of the file:
-
-    gap8      Reshape(ScatterElements(ConstantOfShape(c), CumSum(Cast(gaps), 0), values), c)
-    bitmask   Reshape(Gather(values, Max(Add(Unsqueeze(CumSum(counts[m], 0)), ranks[m]), 0)), c), m = Cast(mask);
-              with Slice(Reshape(., -1), 0, n) before the last Reshape where 8 does not divide n
+Every codec says what its decoder looks like (`encoding.expressions`). A node whose operators and attributes agree with
+one of those forms is a decoder only if all constants do too: then its meaning is that of the codec. Anything else
+stays what it is, nodes and plain constants.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdp_export.encoding import bitmask
+from pdp_export.encoding import codecs
+from pdp_export.encoding.code import Code
+from pdp_export.encoding.expressions import Constant, Expression, Payload, Step, leaves, operator_text, signature
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto, TensorProto
 
 Array = np.ndarray[Any, Any]
+
+_DEPTH = 24
+"""Operators in a row that a decoder has at most; a longer chain is none."""
+_ROOTS = ("Reshape", "Transpose", "Cast")
+_HALF = np.dtype(np.float16)
 
 
 class _Mismatch(Exception):  # noqa: N818  (control flow inside this module, not an error)
@@ -30,14 +35,12 @@ class _Mismatch(Exception):  # noqa: N818  (control flow inside this module, not
 
 @dataclass(frozen=True, eq=False)
 class Coded:
-    """A weight behind a decoder; `codes` are the gaps or the mask, `payload` the names of codes and values."""
+    """A weight behind a decoder; `payload` are the names of the constants that belong to it alone."""
 
     name: str
-    encoding: str
-    codes: Array
-    values: Array
-    shape: tuple[int, ...]
-    payload: tuple[str, str]
+    code: Code
+    dtype: np.dtype[Any]
+    payload: tuple[str, ...]
 
 
 class Finder:
@@ -48,18 +51,14 @@ class Finder:
         self._producers = {name: node for node in graph.node for name in node.output}
         self._constants: dict[str, TensorProto] = {item.name: item for item in graph.initializer}
         self._members: set[str] = set()  # outputs of the nodes that belong to a decoder
-        self._trail: list[NodeProto] = []
 
     def coded(self) -> list[Coded]:
         """Return every weight behind a decoder."""
-        found = []
-        for node in self._graph.node:
-            if node.op_type == "Reshape":
-                for match in (self._gap8, self._bitmask):
-                    coded = self._try(match, node)
-                    if coded is not None:
-                        found.append(coded)
-        return found
+        found = [pair for node in self._graph.node if node.op_type in _ROOTS for pair in self._try(node)]
+        inner = {name for coded, members in found for name in members if name != coded.name}
+        whole = [(coded, members) for coded, members in found if coded.name not in inner]
+        self._members = {name for _, members in whole for name in members}
+        return [coded for coded, _ in whole]
 
     def parts(self) -> set[str]:
         """Return the constants that only decoders use; call after `coded`."""
@@ -69,6 +68,13 @@ class Finder:
             (inside if self._members.issuperset(node.output) else outside).update(node.input)
         return {name for name in inside - outside if name in self._constants}
 
+    def __contains__(self, name: str) -> bool:
+        return name in self._constants
+
+    def is_member(self, node: NodeProto) -> bool:
+        """Whether a node belongs to a decoder; call after `coded`."""
+        return self._members.issuperset(node.output)
+
     def array(self, name: str) -> Array:
         """Return a constant of the graph."""
         from onnx import numpy_helper
@@ -77,91 +83,102 @@ class Finder:
             raise _Mismatch
         return numpy_helper.to_array(self._constants[name])
 
-    def _try(self, match: Callable[[NodeProto], Coded], node: NodeProto) -> Coded | None:
-        self._trail = [node]
+    def _try(self, node: NodeProto) -> Iterator[tuple[Coded, set[str]]]:
+        found: list[str | Step] = []
+        members: set[str] = set()
         try:
-            coded = match(node)
+            text = self._walk(node.output[0], found, members, _DEPTH)
         except (_Mismatch, IndexError, ValueError, TypeError):  # a foreign node may lack inputs or hold text
-            return None
-        self._members.update(name for member in self._trail for name in member.output)
-        return coded
+            return
+        for expression, sample, dtype in _forms().get(text, ()):
+            try:
+                coded = self._bound(node.output[0], expression, sample, dtype, found)
+            except (_Mismatch, IndexError, ValueError, TypeError):
+                continue
+            yield coded, members
+            return
 
-    def _gap8(self, node: NodeProto) -> Coded:
-        shape = self._shape(node)
-        scatter = self._producer(node.input[0], "ScatterElements", axis=0)
-        zeros = self._producer(scatter.input[0], "ConstantOfShape")
-        at = self._producer(scatter.input[1], "CumSum")
-        steps = self._producer(at.input[0], "Cast", to=_INT32)
-        self._expect(at.input[1], 0)
-        self._expect(zeros.input[0], math.prod(shape))
-        fill = [_to_array(attribute.t) for attribute in zeros.attribute]
-        gaps, values = self.array(steps.input[0]), self.array(scatter.input[2])
-        _require(gaps.dtype == np.uint8 and all(not item.any() for item in fill))
-        return Coded(node.output[0], "gap8", gaps, values, shape, (steps.input[0], scatter.input[2]))
-
-    def _bitmask(self, node: NodeProto) -> Coded:
-        shape = self._shape(node)
-        gathered = node.input[0]
-        if math.prod(shape) % 8:
-            cut = self._producer(gathered, "Slice")
-            self._expect(cut.input[1], 0)
-            self._expect(cut.input[2], math.prod(shape))
-            flat = self._producer(cut.input[0], "Reshape")
-            self._expect(flat.input[1], -1)
-            gathered = flat.input[0]
-        gather = self._producer(gathered, "Gather")
-        at = self._producer(gather.input[1], "Max")
-        self._expect(at.input[1], 0)
-        mask = self._rank(self._producer(at.input[0], "Add"))
-        codes, values = self.array(mask), self.array(gather.input[0])
-        _require(codes.dtype == np.uint8)
-        return Coded(node.output[0], "bitmask", codes, values, shape, (mask, gather.input[0]))
-
-    def _rank(self, add: NodeProto) -> str:
-        """Match ``CumSum(counts[m])[:, None] + ranks[m]`` and return the name of the mask."""
-        column = self._producer(add.input[0], "Unsqueeze")
-        self._expect(column.input[1], 1)
-        before = self._producer(column.input[0], "CumSum", exclusive=1)
-        self._expect(before.input[1], 0)
-        count = self._producer(before.input[0], "Gather")
-        within = self._producer(add.input[1], "Gather")
-        _require(count.input[1] == within.input[1])
-        counts = self._producer(count.input[0], "Cast", to=_INT32)
-        ranks = self._producer(within.input[0], "Where")
-        is_set = self._producer(ranks.input[0], "Cast", to=_BOOL)
-        wide = self._producer(ranks.input[1], "Cast", to=_INT32)
-        _require(np.array_equal(self.array(counts.input[0]), bitmask.count_table()))
-        _require(is_set.input[0] == wide.input[0] and np.array_equal(self.array(wide.input[0]), bitmask.rank_table()))
-        self._expect(ranks.input[2], bitmask.CLEARED_RANK)
-        return str(self._producer(count.input[1], "Cast", to=_INT32).input[0])
-
-    def _producer(self, name: str, operator: str, **attributes: int) -> NodeProto:
-        """Return the node that computes `name`, if it is that operator with exactly those integer attributes."""
-        node: NodeProto | None = self._producers.get(name)
-        if node is None or node.op_type != operator or node.domain not in ("", "ai.onnx"):
+    def _walk(self, name: str, found: list[str | Step], members: set[str], depth: int) -> str:
+        """Return the signature of what computes `name`, and collect its leaves as `leaves` does."""
+        node = self._producers.get(name)
+        if node is None:
+            if name not in self._constants:
+                raise _Mismatch
+            found.append(name)
+            return "c"
+        if not depth or node.domain not in ("", "ai.onnx") or len(node.output) != 1:
             raise _Mismatch
-        if operator != "ConstantOfShape":
-            _require({item.name: item.i for item in node.attribute} == attributes)
-        self._trail.append(node)
-        return node
+        attributes = {item.name: _attribute(item) for item in node.attribute if item.name != "value"}
+        fills = [_to_array(item.t) for item in node.attribute if item.name == "value"]
+        if node.op_type == "ConstantOfShape":
+            found.append(Step(node.op_type, (), fill=fills[0] if fills else np.zeros(1, np.float32)))
+        elif fills:
+            raise _Mismatch
+        members.add(name)
+        inputs = ",".join(self._walk(item, found, members, depth - 1) for item in node.input)
+        return operator_text(node.op_type, attributes, inputs)
 
-    def _shape(self, node: NodeProto) -> tuple[int, ...]:
-        shape = tuple(int(axis) for axis in self.array(node.input[1]).ravel())
-        _require(min(shape, default=1) > 0)
-        return shape
+    def _bound(
+        self, name: str, expression: Expression, sample: Code, dtype: np.dtype[Any], found: list[str | Step]
+    ) -> Coded:
+        """Bind payload and constants of a form to those of the file, then compare with the form that they give."""
+        payload: dict[str, str] = {}
+        constants: dict[str, Array] = {}
+        for leaf, item in zip(leaves(expression), found, strict=True):
+            if isinstance(leaf, Payload):
+                _require(payload.setdefault(leaf.role, str(item)) == item)
+            elif isinstance(leaf, Constant) and leaf.role:
+                constants[leaf.role] = self.array(str(item))
+        arrays = {role: self.array(constant) for role, constant in payload.items()}
+        dtype = dtype if sample.arrays["values"].dtype == _HALF else arrays["values"].dtype
+        code = codecs.CODECS[sample.encoding].rebuild(sample, arrays, constants)
+        for leaf, item in zip(leaves(codecs.graph(code, dtype)), found, strict=True):
+            if isinstance(leaf, Constant):
+                _require(_same(leaf.values, self.array(str(item))))
+            elif isinstance(leaf, Step):
+                _require(isinstance(item, Step) and _same(leaf.fill, item.fill))
+        return Coded(name, code, dtype, tuple(payload.values()))
 
-    def _expect(self, name: str, value: int) -> None:
-        array = self.array(name)
-        _require(array.size == 1 and int(array.reshape(-1)[0]) == value)
+
+@cache
+def _forms() -> dict[str, list[tuple[Expression, Code, np.dtype[Any]]]]:
+    """Return every form of every decoder by its signature, with and without values that are widened."""
+    forms: dict[str, list[tuple[Expression, Code, np.dtype[Any]]]] = {}
+    single = np.dtype(np.float32)
+    for codec in codecs.CODECS.values():
+        for sample in codec.samples():
+            half = Code(
+                sample.encoding,
+                {**sample.arrays, "values": sample.arrays["values"].astype(_HALF)},
+                sample.shape,
+                sample.parameters,
+            )
+            for code in (sample, half):
+                expression = codec.graph(code, single)
+                if isinstance(expression, Step):
+                    forms.setdefault(signature(expression), []).append((expression, code, single))
+    return forms
 
 
-_INT32, _BOOL = 6, 9  # onnx.TensorProto.INT32 and BOOL
+def _attribute(item: Any) -> int | tuple[int, ...]:
+    from onnx import AttributeProto
+
+    if item.type == AttributeProto.INTS:
+        return tuple(item.ints)
+    _require(item.type == AttributeProto.INT)
+    return int(item.i)
 
 
 def _to_array(tensor: TensorProto) -> Array:
     from onnx import numpy_helper
 
     return numpy_helper.to_array(tensor)
+
+
+def _same(expected: Array | None, got: Array | None) -> bool:
+    if expected is None or got is None:
+        return False
+    return expected.dtype == got.dtype and expected.shape == got.shape and expected.tobytes() == got.tobytes()
 
 
 def _require(condition: object) -> None:

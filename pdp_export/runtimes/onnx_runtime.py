@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pdp_export.encoding.codecs import SPARSE_KEY
 from pdp_export.errors import NotRunnableError, UsageError
 from pdp_export.results import FileFacts, StoredWeight, TensorFacts, TensorSpec
 from pdp_export.runtimes.onnx_constants import Constants
 from pdp_export.runtimes.onnx_file import damaged, graphs, read
+from pdp_export.runtimes.onnx_quantized import broadcast, scales
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -27,6 +29,7 @@ Array = np.ndarray[Any, Any]
 
 NAME = "onnx"
 _IMAGE_RANK = 4
+_DIGITS = 9
 
 
 def version() -> str:
@@ -42,11 +45,12 @@ def describe(path: Path) -> FileFacts:
     """
     model, data = read(path)
     constants = Constants(model, path)
+    scaled = scales(model.graph, constants.plain)
     tensors = tuple(
         TensorFacts(
             name=constant.name,
             shape=constant.values.shape,
-            dtype=constant.values.dtype.name,
+            dtype="float32" if constant.name in scaled and constant.values.ndim > 1 else constant.dtype.name,
             stored_dtype=constant.values.dtype.name,
             encoding=constant.encoding,
             zeros=constant.values.size - int(np.count_nonzero(constant.values)),
@@ -56,6 +60,8 @@ def describe(path: Path) -> FileFacts:
         for constant in constants
     )
     inputs, outputs = _signature(model, path)
+    metadata = {item.key: item.value for item in model.metadata_props}
+    lost = _declared_sparse(metadata) - sum(tensor.encoding != "dense" for tensor in tensors)
     return FileFacts(
         format=NAME,
         file_bytes=len(data),
@@ -63,13 +69,14 @@ def describe(path: Path) -> FileFacts:
         outputs=outputs,
         tensors=tensors,
         operators=_operators(model.graph),
-        metadata={item.key: item.value for item in model.metadata_props},
-        notes=_notes(model, constants.shared_bytes),
+        metadata=metadata,
+        notes=_notes(model, constants.shared_bytes, max(lost, 0)),
+        expanded=lost > 0,
     )
 
 
 def weights(path: Path) -> list[StoredWeight]:
-    """Return every decoded floating-point weight of rank >= 2, sorted by name, in PyTorch layout.
+    """Return every decoded weight of rank >= 2, floats and integers with a scale, sorted by name, in PyTorch layout.
 
     A matrix that only serves as right operand of MatMul or Gemm is stored as (in, out) and transposed back to
     (C_out, C_in); Conv and ConvTranspose share the layout of PyTorch.
@@ -79,16 +86,24 @@ def weights(path: Path) -> list[StoredWeight]:
     """
     model, _ = read(path)
     transposed = _transposed(model.graph)
-    found = [
-        StoredWeight(
-            constant.name,
-            np.ascontiguousarray(constant.values.T) if constant.name in transposed else constant.values,
-            constant.encoding,
-        )
-        for constant in Constants(model, path)
-        if constant.values.ndim > 1 and constant.values.dtype.kind == "f"
-    ]
+    constants = Constants(model, path)
+    scaled = scales(model.graph, constants.plain)
+    found = []
+    for constant in constants:
+        scale = scaled.get(constant.name)
+        if constant.values.ndim > 1 and (constant.values.dtype.kind == "f" or scale is not None):
+            stretched = broadcast(*scale, constant.values.ndim) if scale is not None else None
+            weight = StoredWeight(constant.name, constant.values, constant.encoding, stretched)
+            found.append(_as_torch(weight) if constant.name in transposed else weight)
     return sorted(found, key=lambda weight: weight.name)
+
+
+def remarks(path: Path) -> tuple[str, ...]:
+    """Return what ONNX Runtime's checker says about accelerators of phones."""
+    from pdp_export.runtimes import onnx_mobile
+
+    read(path)
+    return onnx_mobile.remarks(path)
 
 
 def open_session(path: Path, threads: int = 1) -> OnnxSession:
@@ -222,22 +237,42 @@ def _operators(graph: GraphProto) -> dict[str, int]:
     return dict(sorted(counts.items()))
 
 
-def _notes(model: ModelProto, shared_bytes: int) -> tuple[str, ...]:
+def _declared_sparse(metadata: Mapping[str, str]) -> int:
+    """Return how many weights were written sparsely, as far as the file says."""
+    value = metadata.get(SPARSE_KEY, "")
+    return int(value) if value.isascii() and value.isdigit() and len(value) < _DIGITS else 0
+
+
+def _notes(model: ModelProto, shared_bytes: int, lost: int) -> tuple[str, ...]:
     opsets = ", ".join(f"{item.domain or 'ai.onnx'} {item.version}" for item in model.opset_import)
     notes = [f"opset {opsets}, IR version {model.ir_version}"]
     if shared_bytes:
         notes.append(f"{shared_bytes} bytes of tables shared by the sparse weights")
+    if lost:
+        notes.append(
+            f"weights are dense again: {lost} were written sparsely, then something expanded them (an optimizer?)"
+        )
     return tuple(notes)
+
+
+def _as_torch(weight: StoredWeight) -> StoredWeight:
+    scale = weight.scale.T if weight.scale is not None else None
+    return StoredWeight(weight.name, np.ascontiguousarray(weight.values.T), weight.encoding, scale)
 
 
 def _transposed(graph: GraphProto) -> set[str]:
     """Return the names that only serve as (in, out) operands of MatMul and Gemm."""
     right: set[str] = set()
     other: set[str] = set()
+    widened = {
+        node.output[0]: node.input[0] for node in graph.node if node.op_type == "DequantizeLinear" and node.input
+    }
     for inner in graphs(graph):
         for node in inner.node:
+            if node.op_type == "DequantizeLinear":
+                continue
             for position, name in enumerate(node.input):
                 straight = any(attribute.name == "transB" and attribute.i for attribute in node.attribute)
                 multiplies = node.op_type in ("MatMul", "Gemm") and position == 1 and not straight
-                (right if multiplies else other).add(name)
+                (right if multiplies else other).add(widened.get(name, name))
     return right - other

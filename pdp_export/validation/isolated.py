@@ -38,6 +38,13 @@ def describe(target: str, path: Path, *, log: Path | None = None, timeout_s: flo
     return FileFacts.model_validate(answer)
 
 
+def remarks(target: str, path: Path, *, log: Path | None = None) -> tuple[str, ...]:
+    """Return what the runtime has to say about a file, for example whether it suits the accelerators of phones."""
+    payload = {"target": target, "path": str(path)}
+    what = f"asking about {path.name}"
+    return tuple(isolation.call(f"{_MODULE}:remarks", payload, what=what, timeout_s=READ_TIMEOUT_S, log=log))
+
+
 def check_weights(
     target: str,
     path: Path,

@@ -23,6 +23,12 @@ def describe_file(target: str, path: str) -> dict[str, Any]:
     return registry.load(target).describe(Path(path)).model_dump(mode="json")
 
 
+def remarks(target: str, path: str) -> list[str]:
+    """Return what the runtime has to say about a file besides facts; nothing for most."""
+    found = getattr(registry.load(target), "remarks", None)
+    return list(found(Path(path))) if found else []
+
+
 def check_weights(target: str, path: str, expected: str) -> dict[str, Any]:
     """Compare the stored weights with those in the safetensors file `expected`; a `WeightCheck` as JSON."""
     stored = registry.load(target).weights(Path(path))

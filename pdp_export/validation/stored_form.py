@@ -13,11 +13,13 @@ from pdp_export.targets import Target
 
 Array = np.ndarray[Any, Any]
 
-DTYPES = {"fp32": "float32", "fp16": "float16"}
+DTYPES = {"fp32": "float32", "fp16": "float16", "int8": "int8"}
 SMALLEST = 4096
 """Elements from which on a weight outweighs what an encoding costs once: names, nodes, tables."""
 CLEAR = 0.75
 """A weight pays for its encoding for certain when at most this share of its dense bits is predicted."""
+
+AGAIN = "weights are dense again: an optimizer ran over the file after its weights were encoded"
 
 _MATRIX = 2
 _LISTED = 3
@@ -72,12 +74,14 @@ def check_size(size: SizeResult, facts: FileFacts, encoding: str, paying: Sequen
         The check ``size``; its value is dense / pruned bytes, its limit 1.
     """
     ratio = f"{size.ratio:.3g} times smaller than the dense file" if size.ratio else "no dense file to compare with"
-    if encoding == "dense":
+    if encoding == "dense" and not facts.expanded:
         return Check(name="size", verdict=Verdict.PASS, value=size.ratio, reason=f"stored densely as asked; {ratio}")
     sparse = sum(tensor.encoding != "dense" for tensor in _matrices(facts))
     problems = []
     if paying and not sparse:
         problems.append(f"no weight is stored sparsely; {len(paying)} would get smaller by it: {_listed(paying)}")
+    if facts.expanded:
+        problems.append(AGAIN)
     if size.dense_bytes is not None and size.pruned_bytes > size.dense_bytes:
         problems.append(f"the file has {size.pruned_bytes} bytes, the dense one {size.dense_bytes}")
     return Check(
@@ -99,6 +103,8 @@ def _excuse(tensor: TensorFacts, facts: FileFacts, asked: str) -> str:
         return "a float64 constant of the model"
     layer = _layer(tensor.name)
     values = [item.max_abs for item in facts.tensors if _layer(item.name) == layer and item.max_abs is not None]
+    if "float" not in asked:
+        return ""
     largest, limit = max(values, default=0.0), float(np.finfo(asked).max)
     return f"{largest:.3g} exceeds {asked}" if tensor.stored_dtype == "float32" and largest > limit else ""
 

@@ -98,7 +98,15 @@ def check_file(written: WrittenFile, evidence: Evidence, *, threads: int = 1, lo
         parity=parity,
         accuracy=accuracy,
         size=size,
+        remarks=_remarks(written, log),
     )
+
+
+def _remarks(written: WrittenFile, log: Path | None) -> tuple[str, ...]:
+    try:
+        return isolated.remarks(written.target, written.folder / written.file, log=log)
+    except (ChildCrashedError, MissingDependencyError) as error:
+        return (f"not asked: {error.what}",)
 
 
 def _paying(written: WrittenFile, evidence: Evidence) -> list[str]:

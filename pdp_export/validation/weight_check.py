@@ -12,6 +12,7 @@ from pdp_export.measurements import WeightCheck
 from pdp_export.results import StoredWeight, Verdict
 
 Array = np.ndarray[Any, Any]
+_ROUNDING = 1e-5  # of float32, in the division by the scale
 Pair = tuple[str, Array, Array]
 
 
@@ -21,7 +22,8 @@ def check_stored_weights(expected: Mapping[str, Array], stored: Sequence[StoredW
     Expected values are rounded to the dtype the file stores before they are compared, and zeros of
     either sign count as equal. A weight is found by its name, else by its bytes, else as the
     closest one of its shape: converters rename. Axes of length 1 after the second are ignored, so a
-    Linear may be stored as a 1x1 convolution.
+    Linear may be stored as a 1x1 convolution. Integers with a scale have to be the nearest ones, and 0 where the weight
+    is zero; they are found by name.
 
     Args:
         expected: name -> float32 values, (C_out, C_in/groups, kH, kW) or (C_out, C_in), rank >= 2.
@@ -31,8 +33,14 @@ def check_stored_weights(expected: Mapping[str, Array], stored: Sequence[StoredW
         PASS only when every expected weight was found and no element differs.
     """
     quantized = [weight.name for weight in stored if weight.values.dtype.kind in "iub"]
-    pairs, unmatched = _match(expected, [weight for weight in stored if weight.name not in quantized])
+    scaled = {weight.name: weight for weight in stored if _fits(weight, expected.get(weight.name))}
+    floats = {name: values for name, values in expected.items() if name not in scaled}
+    pairs, unmatched = _match(floats, [weight for weight in stored if weight.name not in quantized])
     differing = {name: int(np.count_nonzero(_bits(mine) != _bits(theirs))) for name, mine, theirs in pairs}
+    for name, weight in scaled.items():
+        mine = expected[name].reshape(weight.values.shape)
+        differing[name] = int(np.count_nonzero(_off_grid(mine, weight)))
+        pairs.append((name, mine, weight.values))
     bad = sorted((name for name, count in differing.items() if count), key=lambda name: -differing[name])
     verdict, reason = _judge(unmatched, quantized, bad, differing)
     return WeightCheck(
@@ -115,6 +123,22 @@ def _closest_of_shape(missing: Mapping[str, Array], left: Mapping[int, StoredWei
             taken.add(index)
             found.append((name, index))
     return found
+
+
+def _fits(weight: StoredWeight, expected: Array | None) -> bool:
+    return weight.scale is not None and expected is not None and _shape(weight.values) == _shape(expected)
+
+
+def _off_grid(expected: Array, weight: StoredWeight) -> Array:
+    """Return where an integer is neither the nearest one nor the end of its range, or not 0 for a zero."""
+    scale = np.asarray(weight.scale, np.float64)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        steps = np.where(scale > 0, expected / scale, 0.0)  # (…) in units of one integer
+    info = np.iinfo(weight.values.dtype)
+    exact = np.clip(steps, -info.max, info.max)
+    off: Array = np.abs(weight.values - exact) > 0.5 + _ROUNDING * np.abs(exact)
+    off |= (expected == 0) & (weight.values != 0)
+    return off
 
 
 def _shape(values: Array) -> tuple[int, ...]:

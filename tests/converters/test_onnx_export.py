@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +11,21 @@ import onnx
 import pytest
 import torch
 from torch import nn
-from torch.export import Dim, ExportedProgram, export
+from torch.export import ExportedProgram
 from torch.nn.utils.prune import l1_unstructured
 
-from pdp_export.converters.onnx_export import TARGET, convert
+from pdp_export.converters.onnx_export import convert
+from pdp_export.encoding.codecs import SPARSE_KEY
 from pdp_export.errors import ConversionError, ProofError, UsageError
 from pdp_export.results import TensorSpec
 from pdp_export.runtimes import onnx_runtime
 from pdp_export.targets import ConvertRequest
 from sample_models.mobilenet_v1 import mobilenet_v1
 from sample_models.resnet import resnet_cifar
+from tests.converters.onnx_networks import capture, fold, prune
 
 IMAGE = TensorSpec(name="image", shape=(2, 3, 32, 32), dynamic={0: "batch"}, layout="NCHW")
+ENCODINGS = ("auto", "dense", "bitmask", "rice")  # the others: test_onnx_decoders.py
 DECODERS = {"ScatterElements", "CumSum", "ConstantOfShape", "Where", "Cast", "Max"}
 
 
@@ -54,35 +56,6 @@ class Computed(nn.Module):
         return x @ (self.weight - self.weight.mean())
 
 
-def prune(model: nn.Module, zeros: float) -> nn.Module:
-    """Zero the smallest weights of every matrix and kernel."""
-    with torch.no_grad():
-        for weight in model.parameters():
-            if weight.dim() > 1 and zeros:
-                weight[weight.abs() <= weight.abs().flatten().quantile(zeros)] = 0
-    return model
-
-
-def fold(model: nn.Module) -> nn.Module:
-    """Fold BatchNorm with lively statistics, so that the outputs depend on the inputs."""
-    for module in list(model.modules()):
-        if isinstance(module, nn.Sequential):
-            for i in range(len(module) - 1):
-                if isinstance(module[i], nn.Conv2d) and isinstance(module[i + 1], nn.BatchNorm2d):
-                    nn.init.kaiming_normal_(module[i].weight)
-                    nn.init.uniform_(module[i + 1].weight, -1.5, 1.5)
-                    module[i] = torch.nn.utils.fuse_conv_bn_eval(module[i].eval(), module[i + 1].eval())
-                    module[i + 1] = nn.Identity()
-    return model
-
-
-def capture(model: nn.Module, *inputs: torch.Tensor, dynamic: bool = True) -> ExportedProgram:
-    shapes = tuple({0: Dim.DYNAMIC} for _ in inputs) if dynamic else None
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns about itself, and about the pruning hooks of one test
-        return export(model.eval(), inputs, dynamic_shapes=shapes).run_decompositions({})
-
-
 def request(*inputs: TensorSpec, outputs=("logits",), **settings) -> ConvertRequest:
     return ConvertRequest(inputs=inputs or (IMAGE,), outputs=outputs, **settings)
 
@@ -101,7 +74,7 @@ def program(pruned) -> ExportedProgram:
 @pytest.fixture(scope="module")
 def files(program, tmp_path_factory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("onnx")
-    paths = {encoding: folder / f"{encoding}.onnx" for encoding in TARGET.encodings}
+    paths = {encoding: folder / f"{encoding}.onnx" for encoding in ENCODINGS}
     for encoding, path in paths.items():
         convert(program, path, request(encoding=encoding, metadata={"pdp.mean": "0.5", "a": "ü"}))
     return paths
@@ -124,7 +97,7 @@ def assert_same_outputs(model: nn.Module, path: Path, name: str, *batches: torch
             assert np.abs(found - value.numpy()).max() <= 1e-5 * value.abs().max()
 
 
-@pytest.mark.parametrize("encoding", TARGET.encodings)
+@pytest.mark.parametrize("encoding", ENCODINGS)
 def test_file_holds_the_pruned_weights(encoding, pruned, files):
     """Each encoding: weights bit by bit, outputs at batch 1, 2 and 5, and nothing decoded at run time."""
     assert_same_weights(pruned, files[encoding])
@@ -135,24 +108,23 @@ def test_file_holds_the_pruned_weights(encoding, pruned, files):
 def test_sparse_files_are_smaller(files):
     """Zeros that stay zeros on the disk are the oldest complaint about pruning."""
     sizes = {encoding: path.stat().st_size for encoding, path in files.items()}
-    assert sizes["auto"] <= min(sizes["gap8"], sizes["bitmask"])
+    assert sizes["auto"] <= sizes["bitmask"]
     assert sizes["auto"] < 0.25 * sizes["dense"]
     assert onnx_runtime.describe(files["dense"]).encodings == {
         "dense": len(onnx_runtime.describe(files["dense"]).tensors)
     }
-    for encoding in ("gap8", "bitmask"):
-        assert onnx_runtime.describe(files[encoding]).encodings[encoding] >= 8
+    assert onnx_runtime.describe(files["bitmask"]).encodings["bitmask"] >= 8
 
 
 def test_residual_network(tmp_path):
-    """Residual adds and strided shortcuts, half of the weights gone (the bitmask's range)."""
+    """Residual adds and strided shortcuts, half of the weights gone (gaps of 4 bits)."""
     torch.manual_seed(1)
     model = prune(fold(resnet_cifar(depth=8)), 0.5)
     path = tmp_path / "r.onnx"
     convert(capture(model, torch.randn(2, 3, 32, 32)), path, request())
     assert_same_weights(model, path)
     assert_same_outputs(model, path, "image", torch.randn(3, 3, 32, 32))
-    assert "bitmask" in onnx_runtime.describe(path).encodings
+    assert "gap4" in onnx_runtime.describe(path).encodings
 
 
 def test_transposed_weights_keep_their_names(tmp_path):
@@ -194,7 +166,8 @@ def test_file_tells_nothing_about_the_machine(files):
 def test_names_axes_and_metadata(files):
     """Names, the dynamic batch and the preprocessing must arrive; foreign metadata must not."""
     facts = onnx_runtime.describe(files["auto"])
-    assert facts.metadata == {"pdp.mean": "0.5", "a": "ü"}
+    sparse = sum(count for name, count in facts.encodings.items() if name != "dense")
+    assert facts.metadata == {"pdp.mean": "0.5", "a": "ü", SPARSE_KEY: str(sparse)}
     (image,), (logits,) = facts.inputs, facts.outputs
     assert (image.name, image.shape, dict(image.dynamic)) == ("image", (1, 3, 32, 32), {0: "batch"})
     assert (logits.name, logits.shape, dict(logits.dynamic)) == ("logits", (1, 10), {0: "batch"})
@@ -258,8 +231,10 @@ def test_import_is_cheap():
 def test_opset_is_reached(tmp_path, program):
     """The exporter silently stops at 18 for what it cannot convert; the file says which one it is."""
     path = tmp_path / "o.onnx"
-    convert(program, path, request(options={"opset": 21}))
+    convert(program, path, request(precision="fp16", options={"opset": 21}))
     assert {item.domain: item.version for item in onnx.load(path).opset_import} == {"": 21}
+    kept = [weight for weight in onnx_runtime.describe(path).tensors if len(weight.shape) > 1]
+    assert {(weight.dtype, weight.stored_dtype) for weight in kept} == {("float32", "float16")}
 
 
 @pytest.mark.parametrize("opset", [17, 24, "18", True, 18.0])
@@ -272,9 +247,10 @@ def test_opset_outside_of_the_range(opset, program, tmp_path):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"precision": "fp16"}, "no precision 'fp16'"),
-        ({"encoding": "gap9"}, "did you mean 'gap8'"),
+        ({"precision": "fp8"}, "no precision 'fp8'"),
+        ({"encoding": "gap9"}, "did you mean 'gap' or 'gap8'"),
         ({"options": {"opsett": 18}}, "did you mean 'opset'"),
+        ({"options": {"encode_for": "sizes"}}, "did you mean 'size'"),
         ({"outputs": ("a", "b")}, "1 outputs, but 2"),
     ],
 )

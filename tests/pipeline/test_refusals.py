@@ -26,7 +26,7 @@ RUN = ("prune-and-convert", "--recipe", "work/recipe.yaml", "-o", "run")
     [
         (("--target", "onxx"), 2, ["onxx", "did you mean", "onnx"]),
         (("--precision", "int3"), 2, ["target 'onnx' has no precision 'int3'", "fp32"]),
-        (("--encode", "gap9"), 2, ["target 'onnx' has no encoding 'gap9'", "did you mean 'gap8'"]),
+        (("--encode", "gap9"), 2, ["target 'onnx' has no encoding 'gap9'", "did you mean 'gap' or 'gap8'"]),
         (("--sparsity", "0"), 2, ["pruning.sparsity", "greater than 0"]),
         (("--sparsity", "1"), 2, ["pruning.sparsity", "less than 1"]),
         (("--sparsity", "1.5"), 2, ["pruning.sparsity", "less than 1"]),

@@ -14,6 +14,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from pdp_export.converters import onnx_sparse
+from pdp_export.converters.onnx_decoders import Decoders
+from pdp_export.encoding.codecs import CODECS, SPARSE_KEY
 from pdp_export.errors import FileError, NotRunnableError, UsageError
 from pdp_export.runtimes import onnx_runtime, registry
 
@@ -61,10 +63,24 @@ def saved(model: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
+def coded(model: onnx.ModelProto, plan: dict[str, str]) -> onnx.ModelProto:
+    """Encode the weights by name, each with the codec that is asked for."""
+    found = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+    decoders = Decoders(set())
+    for name, codec in plan.items():
+        decoders.add(name, CODECS[codec].encode(found[name]), found[name].dtype)
+    kept, nodes = [item for item in model.graph.initializer if item.name not in plan], list(model.graph.node)
+    del model.graph.initializer[:], model.graph.node[:]
+    model.graph.initializer.extend([*kept, *decoders.constants.values()])
+    model.graph.node.extend([*decoders.nodes, *nodes])
+    return model
+
+
 @pytest.fixture
 def encoded(tmp_path) -> Path:
-    model = network()
-    onnx_sparse.encode(model, "auto")
+    """The convolution behind gaps of one byte, the classifier behind a bitmask."""
+    model = coded(network(), {"conv.weight": "gap8", "fc.weight": "bitmask"})
+    model.metadata_props.add(key=SPARSE_KEY, value="2")
     return saved(model, tmp_path / "encoded.onnx")
 
 
@@ -105,6 +121,17 @@ def test_file_that_became_dense_again_is_reported_as_dense(encoded, tmp_path):
     assert set(after.encodings) == {"dense"}
     assert after.zeros == before.zeros
     assert after.file_bytes > 1.5 * before.file_bytes
+    assert (before.expanded, after.expanded) == (False, True)
+    assert any("2 were written sparsely" in note for note in after.notes)
+
+
+@pytest.mark.parametrize("value", ["-1", "many", "9" * 40, "\u0663", ""])
+def test_a_foreign_count_of_sparse_weights_is_no_count(value, encoded):
+    """A note that another tool wrote must not raise, nor claim that something was lost."""
+    model = onnx.load(encoded)
+    del model.metadata_props[:]
+    model.metadata_props.add(key=SPARSE_KEY, value=value)
+    assert not onnx_runtime.describe(saved(model, encoded)).expanded
 
 
 def test_weights_are_exact_and_outputs_equal(encoded, tmp_path):
@@ -246,9 +273,9 @@ def replace(model: onnx.ModelProto, name: str, values: np.ndarray) -> None:
 @pytest.mark.parametrize(
     ("part", "values", "message"),
     [
-        ("conv.weight/gaps", lambda old: np.full_like(old, 255), "outside"),
-        ("conv.weight/gaps", np.zeros_like, "repeats"),
-        ("conv.weight/gaps", lambda old: old[:-1], "do not belong"),
+        ("conv.weight/gaps8", lambda old: np.full_like(old, 255), "outside"),
+        ("conv.weight/gaps8", np.zeros_like, "repeats"),
+        ("conv.weight/gaps8", lambda old: old[:-1], "do not belong"),
         ("fc.weight/mask", lambda old: old | 1, "do not belong"),
         ("fc.weight/mask", lambda old: old[:-1], "does not belong"),
     ],
@@ -265,7 +292,7 @@ def test_decoder_that_claims_terabytes(encoded):
     """ConstantOfShape needs eight bytes in the file to ask for any amount of memory."""
     model = onnx.load(encoded)
     for item in model.graph.initializer:
-        if item.name.startswith(("pdp/size/9216", "pdp/shape/64x16")):
+        if item.name.startswith(("pdp/shape/9216", "pdp/shape/64x16")):
             values = numpy_helper.to_array(item).copy()
             values[0] = values[0] << 40
             replace(model, item.name, values)
@@ -284,8 +311,8 @@ def test_lookalike_is_not_decoded(encoded):
 def test_names_that_are_no_text_are_refused(encoded):
     """Protobuf hands invalid UTF-8 out as bytes, which passed for a name until something else broke on it."""
     data = encoded.read_bytes()
-    assert b"conv.weight/gaps" in data
-    encoded.write_bytes(data.replace(b"conv.weight/gaps", b"conv\x80weight/gaps"))
+    assert b"conv.weight/gaps8" in data
+    encoded.write_bytes(data.replace(b"conv.weight/gaps8", b"conv\x80weight/gaps8"))
     with pytest.raises(FileError, match="no text"):
         onnx_runtime.describe(encoded)
 

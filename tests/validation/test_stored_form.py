@@ -161,3 +161,12 @@ def test_a_core_ml_layer_that_overflows_says_so(tmp_path: Path):
     check = check_dtype(runtimes.load("coreml").describe(tmp_path / "p"), "fp16")
     assert check.verdict is Verdict.PASS
     assert check.reason == "2_weight is float32: 1e+05 exceeds float16"
+
+
+def test_a_file_that_became_dense_again_fails():
+    """An optimizer that ran last undid the encoding; the file is right, but the bytes that were promised are gone."""
+    facts = _facts(_tensor()).model_copy(update={"expanded": True})
+    for encoding in ("auto", "dense"):
+        check = check_size(_sizes(90, 100), facts, encoding, [])
+        assert check.verdict is Verdict.FAIL
+        assert "dense again" in check.reason

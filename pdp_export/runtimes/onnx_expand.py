@@ -1,0 +1,53 @@
+"""Turns the sparse weights of an .onnx file back into plain ones, bit by bit, for runtimes that cannot fold them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pdp_export.errors import ConversionError
+from pdp_export.runtimes.onnx_constants import Constants
+from pdp_export.runtimes.onnx_file import MAX_FILE_BYTES, read
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+def expand(path: Path, output: Path) -> int:
+    """Write `path` with every weight as a plain initializer to `output`; return how many were sparse.
+
+    float16 values that the file widens become float32, int8 weights stay int8. Names, metadata and nodes are kept.
+
+    Raises:
+        FileError: for a truncated, damaged, foreign or self-contradicting file.
+        ConversionError: the dense file would exceed 2 GiB.
+    """
+    model, _ = read(path)
+    count = expand_model(model, path)
+    size = model.ByteSize()
+    if size > MAX_FILE_BYTES:
+        raise ConversionError(
+            f"the dense file would have {size} bytes; one ONNX file holds less than 2 GiB", where=path.name
+        )
+    output.write_bytes(model.SerializeToString(deterministic=True))
+    return count
+
+
+def expand_model(model: ModelProto, path: Path) -> int:
+    """Expand a model in place; `path` is its name in messages."""
+    from onnx import numpy_helper
+
+    constants = Constants(model, path)
+    dense = [numpy_helper.from_array(item.values.astype(item.dtype), item.name) for item in constants.sparse()]
+    graph = model.graph
+    kept = [item for item in graph.initializer if item.name not in constants.parts]
+    nodes = [node for node in graph.node if not constants.is_decoder(node)]
+    del graph.initializer[:], graph.node[:], graph.sparse_initializer[:]
+    graph.initializer.extend([*dense, *kept])
+    graph.node.extend(nodes)
+    return len(dense)
+
+
+def expand_in_child(path: str, output: str) -> int:
+    """Entry point of the child process."""
+    return expand(Path(path), Path(output))
