@@ -119,6 +119,13 @@ class StoredWeight:
         self.encoding = encoding
 
 
+class Execution(Record):
+    """What runs a file on this machine, and why its time must not be reported as a latency (empty: it may be)."""
+
+    by: str
+    why_not_timed: str = ""
+
+
 class StageResult(Record):
     """What one stage did: seconds of wall time, a one-line summary, and its own figures."""
 

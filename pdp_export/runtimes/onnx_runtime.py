@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pdp_export.errors import NotRunnableError, UsageError
-from pdp_export.results import FileFacts, StoredWeight, TensorFacts, TensorSpec
+from pdp_export.results import Execution, FileFacts, StoredWeight, TensorFacts, TensorSpec
 from pdp_export.runtimes.onnx_constants import Constants
 from pdp_export.runtimes.onnx_file import damaged, graphs, read
 
@@ -32,6 +32,11 @@ _IMAGE_RANK = 4
 def version() -> str:
     """Return the version of ONNX Runtime."""
     return metadata.version("onnxruntime")
+
+
+def execution() -> Execution:
+    """Return that ONNX Runtime itself runs files here."""
+    return Execution(by=f"ONNX Runtime {version()}")
 
 
 def describe(path: Path) -> FileFacts:

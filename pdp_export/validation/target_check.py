@@ -12,6 +12,7 @@ import numpy as np
 from pdp_export.errors import ChildCrashedError, MissingDependencyError, NotRunnableError
 from pdp_export.measurements import AccuracyResult, LatencyResult, OutputParity, TargetResult
 from pdp_export.results import Check, Verdict
+from pdp_export.runtimes import registry
 from pdp_export.targets import Target
 from pdp_export.validation import isolated
 from pdp_export.validation.gates import worst
@@ -129,12 +130,13 @@ def _parity(
         return (), Check(name="parity", verdict=Verdict.FAIL, reason=error.what)
     parity = compare_outputs(evidence.reference, got, written.atol)
     errors = [output.relative_to_range for output in parity if output.relative_to_range is not None]
+    problems = [f"output {item.name}: {item.reason}" for item in parity if item.reason]
     return parity, Check(
         name="parity",
         verdict=worst(output.verdict for output in parity),
         value=max(errors, default=None),
         limit=written.atol,
-        reason="; ".join(f"output {item.name}: {item.reason}" for item in parity if item.reason),
+        reason="; ".join(problems) or f"run by {registry.load(written.target).execution().by}",
     )
 
 
