@@ -22,7 +22,7 @@ from pdp_export.pipeline.runner import Selection, run_stages
 from pdp_export.recipe import Recipe
 from pdp_export.report import run_report
 from pdp_export.results import FileFacts, TensorSpec, Verdict
-from pdp_export.targets import ConvertRequest
+from pdp_export.targets import ConvertRequest, Target
 from pdp_export.validation import gates, isolated
 from pdp_export.validation.parity import compare_outputs
 
@@ -54,6 +54,7 @@ class Artifact:
     target: str
     precision: str
     facts: FileFacts
+    encoding: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,7 @@ def convert(
         saved = Path(folder) / "model.pt2"
         save_program(program, saved)
         convert_files(target, [Job(saved, final, request)])
-    return Artifact(final, target, request.precision, isolated.describe(target, final))
+    return Artifact(final, target, request.precision, isolated.describe(target, final), encoding)
 
 
 def validate(
@@ -226,14 +227,17 @@ def validate(
     target = name_for(path)
     declared = registry.load(target).TARGET
     facts = isolated.describe(target, path)
-    tolerance = (
-        atol
-        if atol is not None
-        else declared.atol[artifact.precision if isinstance(artifact, Artifact) else declared.precisions[0]]
-    )
+    tolerance = atol if atol is not None else _tolerance(declared, artifact, facts)
     weights, expected = as_reference(reference, inputs, [spec.name for spec in facts.outputs])
     checked = isolated.check_weights(target, path, weights) if weights else None
     return _verdict(target, path, facts.inputs, inputs, expected, tolerance, checked)
+
+
+def _tolerance(declared: Target, artifact: Artifact | str | Path, facts: FileFacts) -> float:
+    """Return the default tolerance: of what was asked for, or of the least exact encoding that the file holds."""
+    if isinstance(artifact, Artifact):
+        return declared.tolerance(artifact.precision, artifact.encoding)
+    return max(declared.tolerance(declared.precisions[0], encoding) for encoding in ("auto", *facts.encodings))
 
 
 def _verdict(

@@ -28,7 +28,7 @@ NAME = "coreml"
 _MATRIX_RANK = 2
 _STORED = {"FLOAT16": "float16", "FLOAT32": "float32"}
 # What torch.export puts before, and coremltools behind, the name of a parameter.
-_DECORATION = re.compile(r"^[pbc]_|(_to_fp16)?(_sparsified)?$")
+_DECORATION = re.compile(r"^[pbc]_|(_to_fp16)?(_sparsified|_quantized|_palettized)?$")
 
 
 def version() -> str:

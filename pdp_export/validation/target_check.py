@@ -80,7 +80,7 @@ def check_file(written: WrittenFile, evidence: Evidence, *, threads: int = 1, lo
     size = compare_sizes(path, written.folder / written.dense_file if written.dense_file else None, facts)
     checks = (
         Check(name="weights", verdict=weights.verdict, reason=weights.reason),
-        check_dtype(facts, written.precision),
+        check_dtype(facts, written.precision, written.encoding),
         outputs,
         *([problem] if problem else []),
         check_size(size, facts, written.encoding, _paying(written, evidence)),

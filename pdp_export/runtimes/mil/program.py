@@ -145,5 +145,6 @@ def _declared(message: Any) -> Declared:
     if value.WhichOneof("type") != "tensorType":
         return Declared(message.name, "", None, state)
     tensor = value.tensorType
-    shape = None if tensor.rank < 0 else shape_of(tensor)
+    variadic = tensor.rank < 0 or any(size.unknown.variadic for size in tensor.dimensions)
+    shape = None if variadic else shape_of(tensor)
     return Declared(message.name, type_name(tensor.dataType), shape, state)

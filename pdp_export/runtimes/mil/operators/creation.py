@@ -87,6 +87,15 @@ def _mirrored(x: Tensor, axis: int, before: int, after: int, mode: str) -> Tenso
     return x.index_select(axis, (size - 1) - ((size - 1) - indices.abs()).abs())
 
 
+@operator("cumsum")
+def cumsum(x: Tensor, axis: int = 0, exclusive: bool = False, reverse: bool = False) -> Tensor:
+    """Running sum along an axis, with or without the element itself, from the front or from the back."""
+    y = x.flip(axis) if reverse else x
+    total = y.cumsum(axis, dtype=x.dtype)
+    total = total - y if exclusive else total
+    return total.flip(axis) if reverse else total
+
+
 @operator("band_part")
 def band_part(x: Tensor, lower: int = -1, upper: int = -1) -> Tensor:
     """Zero what lies more than `lower` below or `upper` above the diagonal; a negative number keeps that side."""

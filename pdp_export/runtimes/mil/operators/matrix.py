@@ -15,7 +15,7 @@ _MATRIX = 2
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``x @ weight.T + bias``."""
     if x.is_floating_point():
-        return F.linear(x, weight, bias)
+        return F.linear(x, weight.to(x.dtype), bias)
     y = torch.matmul(x, weight.T)
     return y if bias is None else y + bias
 
@@ -27,7 +27,8 @@ def matmul(x: Tensor, y: Tensor, transpose_x: bool = False, transpose_y: bool = 
     right = y.transpose(-1, -2) if transpose_y and y.ndim >= _MATRIX else y
     batch = torch.broadcast_shapes(left.shape[:-2], right.shape[:-2])  # type: ignore[no-untyped-call]
     check_size([*batch, *left.shape[-2:-1], *right.shape[-1:]])
-    return torch.matmul(left, right)
+    common = torch.promote_types(left.dtype, right.dtype)
+    return torch.matmul(left.to(common), right.to(common))
 
 
 @operator("einsum")

@@ -1,8 +1,8 @@
 """Recurrent networks over (steps, batch, features).
 
 Meaning: coremltools ``mil/ops/defs/iOS15/recurrent.py``; `reset_after` and `input_bias` of ``gru`` from iOS 18. The
-text leaves open where the reset gate of ``gru`` works; Apple's own tests say: on the state, before the product with
-its weights, unless `reset_after`.
+text leaves two things open that Apple's own tests show: the reset gate of ``gru`` works on the state, before the
+product with its weights, unless `reset_after`; and "reverse" gives its states in the order it computes them.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def rnn(
     for step in _projected(x, weight_ih, bias, direction):
         hidden = function(step + hidden @ weight_hh.T)
         states.append(hidden)
-    return _sequence(states, output_sequence, direction), hidden
+    return _sequence(states, output_sequence), hidden
 
 
 @operator("gru")
@@ -76,7 +76,7 @@ def gru(
         inner = reset * (hidden @ output_hh.T + output_b) if reset_after else (reset * hidden) @ output_hh.T + output_b
         hidden = (1 - update) * function(output_x + inner) + update * hidden
         states.append(hidden)
-    return _sequence(states, output_sequence, direction), hidden
+    return _sequence(states, output_sequence), hidden
 
 
 @operator("lstm")
@@ -112,8 +112,8 @@ def lstm(
     back = _lstm(
         x, h[1], c[1], weight_ih_back, weight_hh_back, bias_back, peephole_back, "reverse", output_sequence, gates, clip
     )
-    sequence, hidden, cell = (torch.cat(pair, -1) for pair in zip(forth, back, strict=True))
-    return sequence, hidden, cell
+    sequence = torch.cat([forth[0], back[0].flip(0)], -1)
+    return sequence, torch.cat([forth[1], back[1]], -1), torch.cat([forth[2], back[2]], -1)
 
 
 def _lstm(
@@ -140,7 +140,7 @@ def _lstm(
         cell = cell if clip is None else cell.clamp(-clip, clip)
         hidden = gate(leave + look_out * cell) * outer(cell)
         states.append(hidden)
-    return _sequence(states, output_sequence, direction), hidden, cell
+    return _sequence(states, output_sequence), hidden, cell
 
 
 def _projected(x: Tensor, weight: Tensor, bias: Tensor | None, direction: str) -> tuple[Tensor, ...]:
@@ -154,7 +154,5 @@ def _projected(x: Tensor, weight: Tensor, bias: Tensor | None, direction: str) -
     return steps.unbind(0) if direction == "forward" else steps.flip(0).unbind(0)
 
 
-def _sequence(states: list[Tensor], every: bool, direction: str) -> Tensor:
-    if not every:
-        return states[-1][None]
-    return torch.stack(states if direction == "forward" else states[::-1])
+def _sequence(states: list[Tensor], every: bool) -> Tensor:
+    return torch.stack(states) if every else states[-1][None]

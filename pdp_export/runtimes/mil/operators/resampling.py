@@ -27,8 +27,8 @@ def resample(
 ) -> Tensor:
     """Sample (B, C, H, W) at (B, h, w, 2) places (x, y)."""
     places = coordinates.float()
-    columns = _pixels(places[..., 0], x.shape[-1], coordinates_mode, align_corners)
-    rows = _pixels(places[..., 1], x.shape[-2], coordinates_mode, align_corners)
+    columns = _folded(_pixels(places[..., 0], x.shape[-1], coordinates_mode, align_corners), x.shape[-1], padding_mode)
+    rows = _folded(_pixels(places[..., 1], x.shape[-2], coordinates_mode, align_corners), x.shape[-2], padding_mode)
     if sampling_mode == "nearest":
         return _picked(x, rows.round(), columns.round(), padding_mode, padding_value)
     if sampling_mode != "bilinear":
@@ -154,10 +154,10 @@ def _bilinear(x: Tensor, rows: Tensor, columns: Tensor, padding: str, value: flo
 
 
 def _picked(x: Tensor, rows: Tensor, columns: Tensor, padding: str, value: float) -> Tensor:
-    """Return the pixels at whole places (B, h, w), padded as asked for beyond the image."""
+    """Return the pixels at whole places (B, h, w); beyond the image the value, or the edge."""
     height, width = x.shape[-2:]
     check_size([*x.shape[:2], *rows.shape[1:]])
-    down, right = _inside(rows, height, padding), _inside(columns, width, padding)
+    down, right = rows.nan_to_num().clamp(0, height - 1).long(), columns.nan_to_num().clamp(0, width - 1).long()
     batch = torch.arange(x.shape[0])[:, None, None]
     values = x[batch, :, down, right].movedim(-1, 1)
     if padding != "constant":
@@ -166,14 +166,16 @@ def _picked(x: Tensor, rows: Tensor, columns: Tensor, padding: str, value: float
     return torch.where(outside[:, None], value, values)
 
 
-def _inside(places: Tensor, size: int, padding: str) -> Tensor:
-    whole = places.nan_to_num().clamp(-(1 << 40), 1 << 40).long()
-    if padding == "reflection":
-        period = max(2 * (size - 1), 1)
-        whole = (whole % period).minimum(period - whole % period)
-    elif padding == "symmetric":
-        folded = whole % (2 * size)
-        whole = folded.minimum(2 * size - 1 - folded)
-    elif padding not in ("constant", "border"):
+def _folded(places: Tensor, size: int, padding: str) -> Tensor:
+    """Bring places beyond the image back into it, before any rounding: mirrored at the edge pixels or behind them."""
+    if padding == "constant":
+        return places
+    if padding == "border":
+        return places.clamp(0, size - 1)
+    if padding not in ("reflection", "symmetric"):
         raise ValueError(f"unknown padding_mode {padding!r}")
-    return whole.clamp(0, size - 1)
+    start, length = (0.0, size - 1) if padding == "reflection" else (-0.5, size)
+    if length == 0:
+        return torch.zeros_like(places)
+    walked = torch.remainder(places - start, 2 * length)
+    return torch.minimum(walked, 2 * length - walked) + start

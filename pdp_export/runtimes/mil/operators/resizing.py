@@ -1,7 +1,8 @@
 """Changes of resolution over the last axes.
 
 Meaning: the grids of points in coremltools ``mil/ops/defs/iOS15/image_resizing.py`` (resize_bilinear), with
-`half_pixel_centers` from iOS 16 and ``resize`` from iOS 17.
+`half_pixel_centers` from iOS 16 and ``resize`` from iOS 17, whose nearest neighbour is that of the grid point (the text
+does not say so, Apple's own tests do).
 """
 
 from __future__ import annotations
@@ -86,9 +87,14 @@ def resize(
         return _linear(x, sizes, sampling_mode)
     if interpolation_mode != "NEAREST_NEIGHBOR":
         raise ValueError(f"unknown interpolation_mode {interpolation_mode!r}")
-    if sampling_mode != "DEFAULT":
-        raise undocumented(f"resize to the nearest neighbour with sampling_mode {sampling_mode}")
-    return _nearest(x, sizes)
+    check_size([*x.shape[: x.ndim - len(sizes)], *sizes])
+    for offset, size in enumerate(sizes):
+        axis = x.ndim - len(sizes) + offset
+        points = grid_points(sampling_mode, x.shape[axis], size)
+        if bool(((points - points.floor()) == 0.5).any()):  # noqa: PLR2004  half-way between two elements
+            raise undocumented("resize to the nearest neighbour where two are equally near")
+        x = x.index_select(axis, points.round().clamp(0, x.shape[axis] - 1).long())
+    return x
 
 
 def _scaled(x: Tensor, height: float, width: float) -> list[int]:

@@ -32,7 +32,7 @@ def non_zero(x: Tensor) -> Tensor:
 @operator("argsort")
 def argsort(x: Tensor, axis: int = -1, ascending: bool = False) -> Tensor:
     """Indices in the order of values, descending by default."""
-    return torch.argsort(x, dim=axis, descending=not ascending, stable=True).to(torch.int32)
+    return torch.sort(x, dim=axis, descending=not ascending, stable=True).indices.to(torch.int32)
 
 
 @operator("topk")
@@ -47,7 +47,7 @@ def topk(
 ) -> tuple[Tensor, ...]:
     """The `k` largest (or, ascending, smallest) values along an axis in order, and their indices; -1 takes all."""
     del sort  # without it any order is right
-    order = torch.argsort(x, dim=axis, descending=not ascending, stable=True)
+    order = torch.sort(x, dim=axis, descending=not ascending, stable=True).indices
     chosen = order.narrow(axis, 0, x.shape[axis] if k == -1 else k)
     values = torch.take_along_dim(x, chosen, axis)
     return (values, chosen.to(torch_type(output_indices_dtype))) if return_indices else (values,)
@@ -89,7 +89,7 @@ def _kept_boxes(
     boxes: Tensor, scores: Tensor, iou_threshold: float, limit: int, score_threshold: float | None, per_class: bool
 ) -> Tensor:
     best, classes = scores.max(-1)
-    order = torch.argsort(best, descending=True, stable=True)
+    order = torch.sort(best, dim=0, descending=True, stable=True).indices
     overlaps = _overlaps(boxes)
     kept: list[int] = []
     for index in order.tolist():
