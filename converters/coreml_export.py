@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pdp_export.converters import coreml_forms, coreml_guards, coreml_interface, coreml_save
+from pdp_export.converters import coreml_forms, coreml_guards, coreml_image, coreml_interface, coreml_save
 from pdp_export.converters.coreml_quiet import quiet
 from pdp_export.errors import ConversionError, PdpExportError, UsageError
 from pdp_export.targets import ConvertRequest, Effect, Effects, Target
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 MIN_IOS = (16, 17, 18)
+_FLAGS = ("fixed_shapes", "image_input", "classifier")
 SPARSE_OPERATOR = "constexpr_sparse_to_dense"
 LOSSY_FROM_IOS = 18
 """Older systems know int8 and palettes in other operators, but none of them beside a mask."""
@@ -63,6 +64,10 @@ TARGET = Target(
     options={
         "min_ios": "oldest iOS that opens the package: 16 (default, macOS 13), 17 or 18",
         "fixed_shapes": "true writes the example shapes instead of ranges; the Neural Engine prefers fixed shapes",
+        "image_input": "true makes the image input take pixels, scaled in the package by the recipe's preprocessing; "
+        "one image at a time",
+        "classifier": "true returns the label (classLabel) and the score of every label of the recipe "
+        "(classLabel_probs); one sample at a time",
     },
 )
 
@@ -70,6 +75,7 @@ TARGET = Target(
 def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> None:
     """Raise what `convert` would raise for options, operators and names (see `registry.Converter.check`)."""
     _, fixed = _options(request)
+    request = _one_at_a_time(request)
     if coreml_forms.demands_sparse(request.encoding):
         request.check_pattern(TARGET, pattern)
     coreml_guards.refuse_silent_faults(program)
@@ -92,22 +98,27 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
         UsageError: for a precision, encoding or option that this target does not have.
     """
     min_ios, fixed = _options(request)
+    request = _one_at_a_time(request)
+    image, labels = coreml_image.image_of(request), coreml_image.labels_of(request)
     TARGET.require()
     coreml_guards.refuse_silent_faults(program)
     coreml_guards.refuse_non_finite(program)
     sparse = _gaining(program, request) if coreml_forms.demands_sparse(request.encoding) else []
-    with quiet(), coreml_save.written_package(path, request.metadata) as folder:
+    metadata = {**request.metadata, **(image.metadata() if image else {})}
+    with quiet(), coreml_save.written_package(path, metadata) as folder:
         model = _to_ml_program(program, request, folder, min_ios, fixed=fixed)
         if sparse:
             _check_sparse(model, sparse)
-        coreml_interface.check_written(model.get_spec(), request.inputs, request.outputs)
+        outputs = (coreml_image.LABEL_OUTPUT, coreml_image.PROBABILITIES_OUTPUT) if labels else request.outputs
+        coreml_interface.check_written(model.get_spec(), request.inputs, outputs)
 
 
 def _options(request: ConvertRequest) -> tuple[int, bool]:
     request.check(TARGET)
     min_ios = request.options.get("min_ios", MIN_IOS[0])
     fixed = request.options.get("fixed_shapes", False)
-    for name, value, allowed in (("min_ios", min_ios, MIN_IOS), ("fixed_shapes", fixed, (True, False))):
+    flags = [(name, request.options.get(name, False), (True, False)) for name in _FLAGS]
+    for name, value, allowed in (("min_ios", min_ios, MIN_IOS), *flags):
         if type(value) is not type(allowed[0]) or value not in allowed:
             raise UsageError(
                 f"option {name} is {value!r}",
@@ -124,13 +135,22 @@ def _options(request: ConvertRequest) -> tuple[int, bool]:
     return min_ios, fixed
 
 
+def _one_at_a_time(request: ConvertRequest) -> ConvertRequest:
+    """Return the request with a batch of one where Core ML takes single images, or gives a single label."""
+    if coreml_image.image_of(request) is None and not coreml_image.labels_of(request):
+        return request
+    return request.model_copy(update={"inputs": tuple(coreml_image.one_sample(spec) for spec in request.inputs)})
+
+
 def _to_ml_program(
     program: ExportedProgram, request: ConvertRequest, folder: Path, min_ios: int, *, fixed: bool
 ) -> Any:
     import coremltools as ct
 
-    inputs = coreml_interface.input_types(program, request.inputs, fixed=fixed)
+    image, labels = coreml_image.image_of(request), coreml_image.labels_of(request)
+    inputs = coreml_interface.input_types(program, request.inputs, fixed=fixed, image=image)
     outputs = coreml_interface.output_types(program, request.outputs)
+    classifier = ct.ClassifierConfig(list(labels), predicted_feature_name=coreml_image.LABEL_OUTPUT) if labels else None
     precision = ct.precision.FLOAT16 if request.precision == "fp16" else ct.precision.FLOAT32
     try:
         return ct.convert(
@@ -140,7 +160,8 @@ def _to_ml_program(
             outputs=outputs,
             compute_precision=precision,
             minimum_deployment_target=getattr(ct.target, f"iOS{min_ios}"),
-            pass_pipeline=_passes(request.encoding, min_ios),
+            classifier_config=classifier,
+            pass_pipeline=_passes(request.encoding, min_ios, image),
             package_dir=str(folder),
             skip_model_load=True,
         )
@@ -189,15 +210,18 @@ def _gaining(program: ExportedProgram, request: ConvertRequest) -> list[str]:
     return found
 
 
-def _passes(encoding: str, min_ios: int) -> Any:
-    """Return the passes of coremltools without those that change weights, and with our forms of weights last."""
+def _passes(encoding: str, min_ios: int, image: coreml_image.Image | None) -> Any:
+    """Return the passes of coremltools without those that change weights, our scaling first and our forms last."""
     import coremltools as ct
+
+    from pdp_export.converters import coreml_pass
 
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes(_WEIGHT_CHANGING_PASSES)
+    if image is not None:
+        passes.insert_pass(0, coreml_pass.SCALING)
+        passes.set_options(coreml_pass.SCALING, {"image": image.name, "scale": image.scale, "bias": image.bias})
     if encoding != "dense":
-        from pdp_export.converters import coreml_pass
-
         passes.append_pass(coreml_pass.NAME)
         passes.set_options(coreml_pass.NAME, {"encoding": encoding, "min_ios": min_ios})
     return passes

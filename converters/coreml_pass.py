@@ -1,4 +1,4 @@
-"""The last pass of a conversion: every weight of the MIL program takes the form that `coreml_forms` chose for it.
+"""Our passes over a MIL program: pixels are scaled at its start, weights take the forms of `coreml_forms` at its end.
 
 Importing this module imports coremltools. Zeros stay zeros; "int8" and "palette" follow `encoding.integer8` and
 `encoding.palette`, so that the stored bits can be compared with what those make of the PyTorch weights.
@@ -20,6 +20,7 @@ from pdp_export.encoding import integer8, palette
 from pdp_export.encoding.zeros import positive_zeros
 
 NAME = "pdp_export::choose_weight_forms"
+SCALING = "pdp_export::scale_pixels"
 _MATRIX = 2
 _IOS18 = 18
 _INDEX_TYPES = {4: types.np_uint4_dtype, 6: types.np_uint6_dtype, 8: np.uint8}
@@ -58,6 +59,31 @@ class choose_weight_forms(AbstractGraphPass):  # type: ignore[misc]  # noqa: N80
             anchor_op=operation, old_var=operation.outputs[0], new_var=new, no_check_var_types=True
         )
         operation.enclosing_block.remove_ops([operation])
+
+
+@register_pass(namespace="pdp_export")
+class scale_pixels(AbstractGraphPass):  # type: ignore[misc]  # noqa: N801  registered under its own name
+    """Turns pixels into what the network takes: ``scale * pixel + bias`` per channel, behind the input `image`."""
+
+    image: str = ""
+    scale: tuple[float, ...] = ()
+    bias: tuple[float, ...] = ()
+
+    def apply(self, prog: Any) -> None:
+        """Insert a product and a sum in front of everything that reads the image."""
+        function = prog.functions["main"]
+        pixels = function.inputs[self.image]
+        first = function.operations[0]
+        with function:
+            product = mb.mul(x=pixels, y=_channels(self.scale), before_op=first, name=f"{self.image}_scaled")
+            result = mb.add(x=product, y=_channels(self.bias), before_op=first, name=f"{self.image}_normalized")
+            function.replace_uses_of_var_after_op(
+                anchor_op=result.op, old_var=pixels, new_var=result, no_check_var_types=True
+            )
+
+
+def _channels(values: tuple[float, ...]) -> Array:
+    return np.array(values, np.float32).reshape(1, -1, 1, 1)
 
 
 def _is_weight(operation: Any) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 from pdp_export.errors import FileError
-from pdp_export.results import TensorSpec
+from pdp_export.results import Pixels, TensorSpec
 from pdp_export.runtimes.mil.values import shape_of
 
 _COLOURS = {
@@ -15,11 +16,16 @@ _COLOURS = {
     40: ("GRAYSCALE", 1, "float16"),
 }
 _PLACEHOLDER = "open"
+_SCALE, _BIAS = "pdp_export.image.scale", "pdp_export.image.bias"
 
 
 def input_specs(specification: Any) -> tuple[TensorSpec, ...]:
     """Return every input. An image is (1, channels, height, width) of pixels 0 to 255 in its own colour order."""
-    return tuple(_spec(feature, {}) for feature in specification.description.input)
+    noted = specification.description.metadata.userDefined
+    specs = (_spec(feature, {}) for feature in specification.description.input)
+    return tuple(
+        spec.model_copy(update={"pixels": _pixels(noted)}) if spec.layout == "NCHW" else spec for spec in specs
+    )
 
 
 def output_specs(specification: Any) -> tuple[TensorSpec, ...]:
@@ -76,6 +82,14 @@ def _spec(feature: Any, program_shapes: dict[str, tuple[int, ...]]) -> TensorSpe
     return TensorSpec(
         name=feature.name, shape=tuple(max(size, 1) for size in shape), dtype=_dtype(array), dynamic=dynamic
     )
+
+
+def _pixels(noted: Any) -> Pixels | None:
+    """Return how the package scales pixels, where its metadata say so."""
+    try:
+        return Pixels(scale=json.loads(noted[_SCALE]), bias=json.loads(noted[_BIAS])) if _SCALE in noted else None
+    except (ValueError, KeyError) as error:
+        raise FileError(f"the metadata on pixels cannot be read: {error}", where=_SCALE) from error
 
 
 def _image(feature: Any) -> TensorSpec:

@@ -80,7 +80,7 @@ def test_a_weight_is_sparse_where_it_was_asked_for_and_pays(tmp_path: Path, zero
 def test_a_silently_dense_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Pins coremltools' habit of doing nothing, without a word, when it will not prune."""
     passes = coreml_export._passes
-    monkeypatch.setattr(coreml_export, "_passes", lambda _encoding, min_ios: passes("dense", min_ios))
+    monkeypatch.setattr(coreml_export, "_passes", lambda _encoding, *others: passes("dense", *others))
     with pytest.raises(ConversionError, match="all weights dense"):
         convert(tmp_path / "p", pruned(nn.Conv2d(16, 32, 3), 0.9), torch.zeros(1, 16, 8, 8), encoding="sparse")
     assert not (tmp_path / "p").exists()

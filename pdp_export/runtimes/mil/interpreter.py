@@ -24,7 +24,7 @@ Array = np.ndarray[Any, Any]
 Values = dict[str, Any]
 _MOST_ROUNDS = 100_000
 _COND, _WHILE, _READ_STATE, _WRITE_STATE = "cond", "while_loop", "read_state", "write_state"
-_CONTROL = {_COND, _WHILE, _READ_STATE, _WRITE_STATE}
+CONTROL = {_COND, _WHILE, _READ_STATE, _WRITE_STATE}
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class Interpreter:
             _check_declared(output, where)
         blocks = tuple(self._bound(block) for block in operation.blocks)
         given = {key: tuple(_converted(value) for value in values) for key, values in operation.arguments.items()}
-        if operation.kind in _CONTROL:
+        if operation.kind in CONTROL:
             return _Step(operation, None, {}, given, blocks, released)
         found = find(operation.kind, where)
         unknown = sorted(set(given) - set(found.conversions))
