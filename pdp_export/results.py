@@ -53,7 +53,7 @@ class TensorSpec(Record):
 
     `shape` holds an example size for every axis, dynamic ones included; `dynamic` maps an axis
     to its name. `layout` says how a rank-4 image tensor is laid out; "any" otherwise. `pixels` is set where a file
-    takes pixels and is known to scale them itself.
+    takes pixels and is known to scale them itself; `colour` is the order of the channels of a file that takes pictures.
     """
 
     name: str
@@ -62,6 +62,7 @@ class TensorSpec(Record):
     dynamic: Mapping[int, str] = Field(default_factory=dict)
     layout: Layout = "any"
     pixels: Pixels | None = None
+    colour: Literal["", "RGB", "BGR", "GRAYSCALE"] = ""
 
 
 class TensorFacts(Record):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, Literal
 
 from pdp_export.errors import FileError
 from pdp_export.results import Pixels, TensorSpec
 from pdp_export.runtimes.mil.values import shape_of
 
-_COLOURS = {
+_COLOURS: dict[int, tuple[Literal["RGB", "BGR", "GRAYSCALE"], int, str]] = {
     10: ("GRAYSCALE", 1, "float32"),
     20: ("RGB", 3, "float32"),
     30: ("BGR", 3, "float32"),
@@ -23,9 +23,7 @@ def input_specs(specification: Any) -> tuple[TensorSpec, ...]:
     """Return every input. An image is (1, channels, height, width) of pixels 0 to 255 in its own colour order."""
     noted = specification.description.metadata.userDefined
     specs = (_spec(feature, {}) for feature in specification.description.input)
-    return tuple(
-        spec.model_copy(update={"pixels": _pixels(noted)}) if spec.layout == "NCHW" else spec for spec in specs
-    )
+    return tuple(spec.model_copy(update={"pixels": _pixels(noted)}) if spec.colour else spec for spec in specs)
 
 
 def output_specs(specification: Any) -> tuple[TensorSpec, ...]:
@@ -56,7 +54,7 @@ def notes(specification: Any) -> list[str]:
     for feature in specification.description.input:
         if feature.type.WhichOneof("Type") == "imageType":
             image = feature.type.imageType
-            colour = _COLOURS.get(image.colorSpace, ("unknown colours", 0, ""))[0]
+            colour = _COLOURS[image.colorSpace][0] if image.colorSpace in _COLOURS else "unknown colours"
             lines.append(f"input {feature.name} is an image, {colour}, {image.width} x {image.height} pixels")
     labels = class_labels(specification)
     if labels:
@@ -96,11 +94,11 @@ def _image(feature: Any) -> TensorSpec:
     image = feature.type.imageType
     if image.colorSpace not in _COLOURS:
         raise FileError(f"{feature.name!r} is an image of no known colour space", where=feature.name)
-    _, channels, dtype = _COLOURS[image.colorSpace]
+    colour, channels, dtype = _COLOURS[image.colorSpace]
     flexible = image.WhichOneof("SizeFlexibility") is not None
     dynamic = {2: "height", 3: "width"} if flexible else {}
     shape = (1, channels, max(image.height, 1), max(image.width, 1))
-    return TensorSpec(name=feature.name, shape=shape, dtype=dtype, dynamic=dynamic, layout="NCHW")
+    return TensorSpec(name=feature.name, shape=shape, dtype=dtype, dynamic=dynamic, layout="NCHW", colour=colour)
 
 
 def _dtype(array: Any) -> str:

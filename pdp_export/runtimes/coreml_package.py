@@ -93,7 +93,7 @@ def open_session(path: Path, threads: int = 1) -> Session:
     if _has_core_ml():
         from pdp_export.runtimes.coreml_session import CoreMLSession
 
-        return CoreMLSession(path, describe(path))
+        return CoreMLSession(path, describe(path), coreml_features.class_labels(PackageFiles(path).specification))
     from pdp_export.runtimes.mil.session import MilSession
 
     package = PackageFiles(path)

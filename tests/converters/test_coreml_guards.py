@@ -112,3 +112,40 @@ def test_a_weight_that_is_not_finite_is_refused(value: float):
     with pytest.raises(ConversionError, match="NaN or infinite") as caught:
         refuse_non_finite(capture(model, (X,)))
     assert caught.value.where == "0.weight"
+
+
+@pytest.mark.parametrize("target", [None, "iOS15"])
+def test_upstream_default_pruning_still_does_nothing_for_old_targets(target: str | None):
+    """Pins why the converter has a pass of its own: coremltools' pruning pipeline stores everything dense in silence."""
+    model = nn.Sequential(nn.Conv2d(16, 64, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[model[0].weight.abs() < 0.06] = 0
+    with quiet():
+        import coremltools as ct
+
+        program = ct.convert(
+            capture(model, (torch.zeros(1, 16, 8, 8),)), pass_pipeline=ct.PassPipeline.DEFAULT_PRUNING,
+            minimum_deployment_target=getattr(ct.target, target) if target else None, skip_model_load=True,
+        ).get_spec().mlProgram  # fmt: skip
+    function = program.functions["main"]
+    operators = {op.type for op in function.block_specializations[function.opset].operations}
+    assert "constexpr_sparse_to_dense" not in operators
+
+
+def test_upstream_still_cannot_trace_with_new_numpy():
+    """Pins why the converter never traces: an ``int`` operator breaks on numpy 2.4 and later."""
+    import numpy as np
+
+    if tuple(map(int, np.__version__.split(".")[:2])) < (2, 4):
+        pytest.skip("numpy is older")
+
+    class Sizes(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.view(int(x.shape[0]), int(x.shape[1]) * int(x.shape[2]))
+
+    with quiet():
+        import coremltools as ct
+
+        traced = torch.jit.trace(Sizes().eval(), torch.zeros(2, 3, 4))
+        with pytest.raises(TypeError, match="only 0-dimensional arrays"):
+            ct.convert(traced, inputs=[ct.TensorType(shape=(2, 3, 4))], skip_model_load=True)

