@@ -57,7 +57,7 @@ SUBJECTS = {
     "resnet_cifar": Subject(resnet.resnet_cifar, image(32)),
     "densenet_cifar": Subject(densenet.densenet_cifar, image(32)),
     "efficientnet_v2": Subject(efficientnet_v2.efficientnet_v2, image(32)),
-    "vision_transformer": Subject(lambda: vision_transformer.vit_tiny(classes=100), image(224)),
+    "vision_transformer": Subject(vision_transformer.vision_transformer, image(32)),
     "bert": Subject(_bert, _tokens),
 }
 

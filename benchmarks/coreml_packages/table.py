@@ -14,14 +14,14 @@ def table(result: dict[str, Any]) -> str:
             "| network | zeros | sparse | int8 | palette6 | palette4 | weights |",
             "|---|---|---|---|---|---|---|",
         ]
-        lines += [_size_row(row) for row in result["sizes"]]
+        lines += [_size_row(row) for rows in result["sizes"].values() for row in rows]
         lines.append("")
     if "parity" in result:
         lines += ["## Largest error of the interpreted package, relative to max|y| (75 % zeros)", ""]
         lines += ["| network | fp32 | fp16 | operators |", "|---|---|---|---|"]
         lines += [
             f"| {row['network']} | {row['fp32_of_range']:.1e} | {row['fp16_of_range']:.1e} | {len(row['operators'])} |"
-            for row in result["parity"]
+            for row in result["parity"].values()
         ]
         lines.append("")
     if "speed" in result:

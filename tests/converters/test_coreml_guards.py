@@ -116,7 +116,7 @@ def test_a_weight_that_is_not_finite_is_refused(value: float):
 
 @pytest.mark.parametrize("target", [None, "iOS15"])
 def test_upstream_default_pruning_still_does_nothing_for_old_targets(target: str | None):
-    """Pins why the converter has a pass of its own: coremltools' pruning pipeline stores everything dense in silence."""
+    """Pins why the converter has a pass of its own: coremltools' own pruning stores everything dense, in silence."""
     model = nn.Sequential(nn.Conv2d(16, 64, 3)).eval()
     with torch.no_grad():
         model[0].weight[model[0].weight.abs() < 0.06] = 0
@@ -141,7 +141,7 @@ def test_upstream_still_cannot_trace_with_new_numpy():
 
     class Sizes(nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return x.view(int(x.shape[0]), int(x.shape[1]) * int(x.shape[2]))
+            return x.view(x.shape[0], x.shape[1] * x.shape[2])
 
     with quiet():
         import coremltools as ct

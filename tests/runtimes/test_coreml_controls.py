@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -37,9 +37,9 @@ def package(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
 
 
 @pytest.fixture
-def copy(package: tuple[Path, str, Any], tmp_path: Path) -> Iterator[Path]:
+def copy(package: tuple[Path, str, Any], tmp_path: Path) -> Path:
     shutil.copytree(package[0], tmp_path / "p.mlpackage")
-    yield tmp_path / "p.mlpackage"
+    return tmp_path / "p.mlpackage"
 
 
 def _seen(path: Path, expected: Any) -> bool:
