@@ -103,7 +103,8 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
     TARGET.require()
     coreml_guards.refuse_silent_faults(program)
     coreml_guards.refuse_non_finite(program)
-    program = coreml_guards.worked_around(program)
+    with quiet():
+        program = coreml_guards.worked_around(program)
     sparse = _gaining(program, request) if coreml_forms.demands_sparse(request.encoding) else []
     metadata = {**request.metadata, **(image.metadata() if image else {})}
     with quiet(), coreml_save.written_package(path, metadata) as folder:

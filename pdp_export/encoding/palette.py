@@ -14,7 +14,7 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-_ROUNDS = 60
+_ROUNDS = 300
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,13 +82,18 @@ def _entries(weights: Array, count: int, dtype: np.dtype[Any]) -> Array:
 
 
 def _means(values: Array, counts: Array, clusters: int) -> Array:
-    """Cluster sorted values with their counts: Lloyd's rounds from equally filled clusters."""
+    """Cluster sorted values with their counts: Lloyd's rounds, from clusters that are wider where values are rare.
+
+    Their number per interval grows as the root of the density, between equal counts and equal widths: close to what is
+    best for long tails (Panter and Dite 1951), and the root is exact on every machine.
+    """
     if values.size <= clusters:
         return values
     numbers = np.concatenate([[0], np.cumsum(counts)]).astype(np.float64)
     sums = np.concatenate([[0.0], np.cumsum(values * counts)])
-    targets = numbers[-1] * np.arange(1, clusters) / clusters
-    edges = np.concatenate([[0], np.searchsorted(numbers, targets), [values.size]])
+    shares = np.concatenate([[0.0], np.cumsum(np.sqrt(counts * np.gradient(values)))])
+    targets = shares[-1] * np.arange(1, clusters) / clusters
+    edges = np.concatenate([[0], np.searchsorted(shares, targets), [values.size]])
     means = _cluster_means(edges, numbers, sums)
     for _ in range(_ROUNDS):
         edges = np.concatenate([[0], np.searchsorted(values, (means[1:] + means[:-1]) / 2), [values.size]])

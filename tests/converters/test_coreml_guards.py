@@ -18,6 +18,7 @@ from pdp_export.converters.coreml_quiet import quiet
 from pdp_export.errors import ConversionError
 from pdp_export.graph.capture import capture
 from pdp_export.results import TensorSpec
+from pdp_export.runtimes import coreml_package
 from pdp_export.targets import ConvertRequest
 
 X = torch.linspace(-2, 2, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
@@ -149,3 +150,22 @@ def test_upstream_still_cannot_trace_with_new_numpy():
         traced = torch.jit.trace(Sizes().eval(), torch.zeros(2, 3, 4))
         with pytest.raises(TypeError, match="only 0-dimensional arrays"):
             ct.convert(traced, inputs=[ct.TensorType(shape=(2, 3, 4))], skip_model_load=True)
+
+
+def test_masks_of_hugging_face_encoders_are_converted(tmp_path: Path):
+    """Pins `new_ones`, which coremltools cannot convert and every BERT of transformers holds."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x) * x.new_ones((2, 4)) + x.new_zeros((2, 4))
+
+    model, x = Masked().eval(), torch.randn(2, 4)
+    program = capture(model, (x,))
+    request = ConvertRequest(inputs=(TensorSpec(name="x", shape=(2, 4)),), outputs=("y",), precision="fp32")
+    coreml_export.convert(program, tmp_path / "p", request)
+    got = coreml_package.open_session(tmp_path / "p").run({"x": x.numpy()})["y"]
+    assert torch.allclose(torch.from_numpy(got), model(x), atol=1e-6)
