@@ -11,7 +11,9 @@ import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pdp_export.converters import coreml_guards, coreml_interface, coreml_save
+import numpy as np
+
+from pdp_export.converters import coreml_forms, coreml_guards, coreml_image, coreml_interface, coreml_save
 from pdp_export.converters.coreml_quiet import quiet
 from pdp_export.errors import ConversionError, PdpExportError, UsageError
 from pdp_export.targets import ConvertRequest, Effect, Effects, Target
@@ -20,14 +22,13 @@ if TYPE_CHECKING:
     from torch.export import ExportedProgram
 
 MIN_IOS = (16, 17, 18)
+_FLAGS = ("fixed_shapes", "image_input", "classifier")
 SPARSE_OPERATOR = "constexpr_sparse_to_dense"
-LARGEST_ALWAYS_DENSE = 512
-"""Elements up to which the second blob of a sparse tensor (64 bytes, padding, attributes) outweighs the zeros."""
+LOSSY_FROM_IOS = 18
+"""Older systems know int8 and palettes in other operators, but none of them beside a mask."""
 
-_ENCODING = "compression::prune_weights"
 # These multiply scales into weights; the file must hold the weights of the program, bit by bit.
 _WEIGHT_CHANGING_PASSES = {"common::fuse_conv_scale", "common::fuse_conv_batchnorm"}
-_MASK_BITS = {"fp16": 1 / 16, "fp32": 1 / 32}  # one bit per element: the share of zeros that pays for the mask
 
 TARGET = Target(
     name="coreml",
@@ -36,7 +37,7 @@ TARGET = Target(
     extra="coreml",
     modules=("coremltools",),
     precisions=("fp16", "fp32"),
-    encodings=("auto", "dense", "sparse"),
+    encodings=coreml_forms.ENCODINGS,
     effects={
         "unstructured": Effects(
             size=Effect(
@@ -57,15 +58,16 @@ TARGET = Target(
             speed=Effect(expected=True, why="fewer multiplications on every compute unit"),
         ),
     },
-    atol={"fp16": 1e-2, "fp32": 1e-4},
+    atol={"fp16": 1e-2, "fp32": 1e-4, **coreml_forms.TOLERANCES},
     channel_alignment=8,
-    storage={
-        "fp16": {"dense": (16.0, 0.0), "sparse": (1.0, 16.0)},
-        "fp32": {"dense": (32.0, 0.0), "sparse": (1.0, 32.0)},
-    },
+    storage=coreml_forms.STORED_BITS,
     options={
         "min_ios": "oldest iOS that opens the package: 16 (default, macOS 13), 17 or 18",
         "fixed_shapes": "true writes the example shapes instead of ranges; the Neural Engine prefers fixed shapes",
+        "image_input": "true makes the image input take pixels, scaled in the package by the recipe's preprocessing; "
+        "one image at a time",
+        "classifier": "true returns the label (classLabel) and the score of every label of the recipe "
+        "(classLabel_probs); one sample at a time",
     },
 )
 
@@ -73,7 +75,9 @@ TARGET = Target(
 def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> None:
     """Raise what `convert` would raise for options, operators and names (see `registry.Converter.check`)."""
     _, fixed = _options(request)
-    request.check_pattern(TARGET, pattern)
+    request = _one_at_a_time(request)
+    if coreml_forms.demands_sparse(request.encoding):
+        request.check_pattern(TARGET, pattern)
     coreml_guards.refuse_silent_faults(program)
     coreml_guards.refuse_non_finite(program, trained=False)
     coreml_interface.check(program, request.inputs, request.outputs, fixed=fixed)
@@ -82,48 +86,73 @@ def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> No
 def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> None:
     """Write `program` to the package (a directory) `path`.
 
-    With encoding "auto" a weight of more than 512 elements is stored sparsely where its zeros pay for the
-    mask (1/16 of its elements in fp16, 1/32 in fp32); "sparse" is the same and refuses the model where
-    coremltools leaves all such weights dense. Zeros stay zeros bit by bit; other values are rounded to
-    `request.precision` once. The same program and request give the same bytes.
+    With encoding "auto" every weight takes the smaller of its dense and its sparse form, by the bytes predicted for
+    it: a mask costs 1/16 of the elements in fp16, 1/32 in fp32, so it pays from that share of zeros. "int8" and
+    "palette4", "palette6", "palette8" (iOS 18) choose among those numbers and the sparse forms of them as well. The
+    encodings with "sparse" refuse a package without any mask where some weight would get smaller by one. Zeros stay
+    zeros bit by bit; without int8 or palette all other values are rounded to `request.precision` once. The same
+    program and request give the same bytes.
 
     Raises:
         ConversionError: naming the operator, layer or weight that this target cannot express.
         UsageError: for a precision, encoding or option that this target does not have.
     """
     min_ios, fixed = _options(request)
+    request = _one_at_a_time(request)
+    image, labels = coreml_image.image_of(request), coreml_image.labels_of(request)
     TARGET.require()
     coreml_guards.refuse_silent_faults(program)
     coreml_guards.refuse_non_finite(program)
-    sparse = request.encoding != "dense" and _worthwhile(program, request.precision)
-    with quiet(), coreml_save.written_package(path, request.metadata) as folder:
-        model = _to_ml_program(program, request, folder, min_ios, fixed=fixed, sparse=bool(sparse))
-        if sparse and request.encoding == "sparse":
+    with quiet():
+        program = coreml_guards.worked_around(program)
+    sparse = _gaining(program, request) if coreml_forms.demands_sparse(request.encoding) else []
+    metadata = {**request.metadata, **(image.metadata() if image else {})}
+    with quiet(), coreml_save.written_package(path, metadata) as folder:
+        model = _to_ml_program(program, request, folder, min_ios, fixed=fixed)
+        if sparse:
             _check_sparse(model, sparse)
-        coreml_interface.check_written(model.get_spec(), request.inputs, request.outputs)
+        outputs = (coreml_image.LABEL_OUTPUT, coreml_image.PROBABILITIES_OUTPUT) if labels else request.outputs
+        coreml_interface.check_written(model.get_spec(), request.inputs, outputs)
 
 
 def _options(request: ConvertRequest) -> tuple[int, bool]:
     request.check(TARGET)
     min_ios = request.options.get("min_ios", MIN_IOS[0])
     fixed = request.options.get("fixed_shapes", False)
-    for name, value, allowed in (("min_ios", min_ios, MIN_IOS), ("fixed_shapes", fixed, (True, False))):
+    flags = [(name, request.options.get(name, False), (True, False)) for name in _FLAGS]
+    for name, value, allowed in (("min_ios", min_ios, MIN_IOS), *flags):
         if type(value) is not type(allowed[0]) or value not in allowed:
             raise UsageError(
                 f"option {name} is {value!r}",
                 where=f"targets: coreml: options: {name}",
                 hint=f"use one of: {', '.join(str(item).lower() for item in allowed)}",
             )
+    lossy = coreml_forms.lossy_part(request.encoding)
+    if lossy and min_ios < LOSSY_FROM_IOS:
+        raise UsageError(
+            f"encoding {request.encoding!r} needs iOS {LOSSY_FROM_IOS}; the package is to open on iOS {min_ios}",
+            where="targets: coreml: encoding",
+            hint=f"set options: {{min_ios: {LOSSY_FROM_IOS}}}, or use encoding: auto",
+        )
     return min_ios, fixed
 
 
+def _one_at_a_time(request: ConvertRequest) -> ConvertRequest:
+    """Return the request with a batch of one where Core ML takes single images, or gives a single label."""
+    if coreml_image.image_of(request) is None and not coreml_image.labels_of(request):
+        return request
+    return request.model_copy(update={"inputs": tuple(coreml_image.one_sample(spec) for spec in request.inputs)})
+
+
 def _to_ml_program(
-    program: ExportedProgram, request: ConvertRequest, folder: Path, min_ios: int, *, fixed: bool, sparse: bool
+    program: ExportedProgram, request: ConvertRequest, folder: Path, min_ios: int, *, fixed: bool
 ) -> Any:
     import coremltools as ct
 
-    inputs = coreml_interface.input_types(program, request.inputs, fixed=fixed)
+    image, labels = coreml_image.image_of(request), coreml_image.labels_of(request)
+    inputs = coreml_interface.input_types(program, request.inputs, fixed=fixed, image=image)
     outputs = coreml_interface.output_types(program, request.outputs)
+    classifier = ct.ClassifierConfig(list(labels), predicted_feature_name=coreml_image.LABEL_OUTPUT) if labels else None
     precision = ct.precision.FLOAT16 if request.precision == "fp16" else ct.precision.FLOAT32
     try:
         return ct.convert(
@@ -133,7 +162,8 @@ def _to_ml_program(
             outputs=outputs,
             compute_precision=precision,
             minimum_deployment_target=getattr(ct.target, f"iOS{min_ios}"),
-            pass_pipeline=_passes(request.precision, sparse=sparse),
+            classifier_config=classifier,
+            pass_pipeline=_passes(request.encoding, min_ios, image),
             package_dir=str(folder),
             skip_model_load=True,
         )
@@ -169,37 +199,38 @@ def _failing_node(error: Exception) -> str | None:
     return found
 
 
-def _worthwhile(program: ExportedProgram, precision: str) -> list[str]:
-    """Return the names of the weights whose zeros pay for a bit mask."""
-    return [
-        name
-        for name, tensor in coreml_guards.read_tensors(program)
-        if tensor.is_floating_point()
-        and tensor.dim() > 1
-        and tensor.numel() > LARGEST_ALWAYS_DENSE
-        and int((tensor == 0).sum()) > _MASK_BITS[precision] * tensor.numel()
-    ]
+def _gaining(program: ExportedProgram, request: ConvertRequest) -> list[str]:
+    """Return the names of the weights that get smaller by a mask."""
+    dtype = np.float16 if request.precision == "fp16" else np.float32
+    found = []
+    for name, tensor in coreml_guards.read_tensors(program):
+        if tensor.is_floating_point() and tensor.dim() > 1:
+            with np.errstate(over="ignore"):
+                values = tensor.detach().numpy().astype(dtype)
+            if coreml_forms.chosen_form(values, request.encoding).startswith(coreml_forms.SPARSE):
+                found.append(name)
+    return found
 
 
-def _passes(precision: str, *, sparse: bool) -> Any:
-    """Return the passes of coremltools without those that change weights, and with the sparse encoding last."""
+def _passes(encoding: str, min_ios: int, image: coreml_image.Image | None) -> Any:
+    """Return the passes of coremltools without those that change weights, our scaling first and our forms last."""
     import coremltools as ct
-    import coremltools.optimize.coreml as cto
+
+    from pdp_export.converters import coreml_pass
 
     passes = ct.PassPipeline.DEFAULT
     passes.remove_passes(_WEIGHT_CHANGING_PASSES)
-    if sparse:
-        # The defaults would keep tensors below 2048 elements or half zeros dense.
-        rule = cto.OpThresholdPrunerConfig(
-            threshold=0.0, minimum_sparsity_percentile=_MASK_BITS[precision], weight_threshold=LARGEST_ALWAYS_DENSE
-        )
-        passes.append_pass(_ENCODING)
-        passes.set_options(_ENCODING, {"config": cto.OptimizationConfig(global_config=rule)})
+    if image is not None:
+        passes.insert_pass(0, coreml_pass.SCALING)
+        passes.set_options(coreml_pass.SCALING, {"image": image.name, "scale": image.scale, "bias": image.bias})
+    if encoding != "dense":
+        passes.append_pass(coreml_pass.NAME)
+        passes.set_options(coreml_pass.NAME, {"encoding": encoding, "min_ios": min_ios})
     return passes
 
 
-def _check_sparse(model: Any, worthwhile: list[str]) -> None:
-    """Raise ConversionError when coremltools silently left everything dense, as it does for old targets."""
+def _check_sparse(model: Any, gaining: list[str]) -> None:
+    """Raise ConversionError when everything was stored densely without a word."""
     program = model.get_spec().mlProgram
     operators = [
         operation.type
@@ -209,7 +240,7 @@ def _check_sparse(model: Any, worthwhile: list[str]) -> None:
     ]
     if SPARSE_OPERATOR not in operators:
         raise ConversionError(
-            f"coremltools stored all weights dense; the zeros of {len(worthwhile)} would pay for a mask",
-            where=worthwhile[0],
+            f"coremltools stored all weights dense; the zeros of {len(gaining)} would pay for a mask",
+            where=gaining[0],
             hint="use encoding: dense, or report this model",
         )

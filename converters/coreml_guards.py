@@ -79,6 +79,24 @@ def refuse_silent_faults(program: ExportedProgram) -> None:
                 )
 
 
+def worked_around(program: ExportedProgram) -> ExportedProgram:
+    """Return the program with operators that coremltools does not know spelled by ones that it does.
+
+    ``new_ones`` and ``new_zeros`` (attention masks of Hugging Face's encoders) become ``full``.
+    """
+    import torch
+
+    def filled(value: int) -> Callable[..., Any]:
+        return lambda x, size, *, dtype=None, **_: torch.full(size, value, dtype=dtype or x.dtype)
+
+    aten = torch.ops.aten
+    table = {aten.new_ones.default: filled(1), aten.new_zeros.default: filled(0)}
+    if not any(node.target in table for node in program.graph.nodes):
+        return program
+    rewritten: ExportedProgram = program.run_decompositions(table)
+    return rewritten
+
+
 def refuse_non_finite(program: ExportedProgram, *, trained: bool = True) -> None:
     """Raise ConversionError for a weight that is NaN or infinite; `trained=False` leaves the parameters out.
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pdp_export.converters.coreml_guards import layer_of
+from pdp_export.converters.coreml_image import Image
 from pdp_export.errors import ConversionError
 from pdp_export.results import TensorSpec
 
@@ -46,12 +47,14 @@ def check(program: ExportedProgram, inputs: tuple[TensorSpec, ...], outputs: tup
     _outputs(program, outputs)
 
 
-def input_types(program: ExportedProgram, specs: tuple[TensorSpec, ...], *, fixed: bool) -> list[Any]:
+def input_types(
+    program: ExportedProgram, specs: tuple[TensorSpec, ...], *, fixed: bool, image: Image | None = None
+) -> list[Any]:
     """Return one ``coremltools.TensorType`` per user input of the program.
 
     A dynamic axis becomes a range. Its default is the smallest size for the batch axis and the example
     size for any other, since the Neural Engine is used for the default shape only. With `fixed`, or where
-    a spec declares no dynamic axis, the example shape is written instead.
+    a spec declares no dynamic axis, the example shape is written instead. `image` names the input that takes pixels.
 
     Raises:
         ConversionError: for a type, name or symbolic size that Core ML cannot express.
@@ -62,14 +65,15 @@ def input_types(program: ExportedProgram, specs: tuple[TensorSpec, ...], *, fixe
     ranges: dict[str, Any] = {}  # one object per symbol: equal sizes stay equal
     for size in (size for feature in features for size in feature.shape if isinstance(size, Range)):
         ranges.setdefault(size.symbol, ct.RangeDim(size.lower, size.upper, default=size.default))
-    return [
-        ct.TensorType(
-            name=feature.name,
-            shape=tuple(ranges[size.symbol] if isinstance(size, Range) else size for size in feature.shape),
-            dtype=feature.dtype,
-        )
-        for feature in features
-    ]
+    found = []
+    for feature in features:
+        shape = tuple(ranges[size.symbol] if isinstance(size, Range) else size for size in feature.shape)
+        if image is not None and feature.name == image.name:
+            colour = {"RGB": ct.colorlayout.RGB, "BGR": ct.colorlayout.BGR, "GRAY": ct.colorlayout.GRAYSCALE}
+            found.append(ct.ImageType(name=feature.name, shape=shape, color_layout=colour[image.colour]))
+        else:
+            found.append(ct.TensorType(name=feature.name, shape=shape, dtype=feature.dtype))
+    return found
 
 
 def output_types(program: ExportedProgram, names: tuple[str, ...]) -> list[Any]:

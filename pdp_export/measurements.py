@@ -225,6 +225,39 @@ class LayerSparsity(Measurement):
     achieved: float
 
 
+class UnitResult(Measurement):
+    """What Core ML did on one choice of compute units; times in milliseconds, for ``pruned`` and ``dense``.
+
+    `relative_error` is the worst output's, relative to max|y|. `error` says why there is nothing else.
+    """
+
+    units: str
+    relative_error: float | None = None
+    p50_ms: Mapping[str, float] = Field(default_factory=dict)
+    p90_ms: Mapping[str, float] = Field(default_factory=dict)
+    load_ms: Mapping[str, float] = Field(default_factory=dict)
+    runs: int = 0
+    error: str = ""
+
+
+class Placement(Measurement):
+    """Where Core ML means to run how many operators, and their estimated share of the cost."""
+
+    device: str
+    operators: int
+    cost: float
+
+
+class DeviceResult(Measurement):
+    """What a colleague's Mac, or a device connected to it, sent back about one package."""
+
+    machine: str
+    system: str
+    coremltools: str
+    units: tuple[UnitResult, ...] = ()
+    placement: tuple[Placement, ...] = ()
+
+
 class TargetResult(Measurement):
     """One written file, re-opened from the disk, with every check that was asked for.
 
@@ -232,7 +265,7 @@ class TargetResult(Measurement):
     could not run is there as NOT_RUN with its reason, and its measurement is None. ``accuracy`` and
     ``latency`` are judged by gates: they are among the checks only where they could not be measured
     (NOT_RUN) or the runtime died of it (FAIL). `remarks` judge nothing. `file` and `dense_file` are relative to the run
-    directory.
+    directory. `devices` is what other machines measured and sent back; it changes no verdict.
     """
 
     target: str
@@ -252,6 +285,7 @@ class TargetResult(Measurement):
     size: SizeResult | None = None
     latency: LatencyResult | None = None
     remarks: tuple[str, ...] = ()
+    devices: tuple[DeviceResult, ...] = ()
 
 
 class EnvironmentFacts(Measurement):

@@ -41,11 +41,19 @@ class Check(Record):
     reason: str = ""
 
 
+class Pixels(Record):
+    """An image input: the network sees ``scale * pixel + bias`` per channel, for pixels from 0 to 255."""
+
+    scale: tuple[float, ...]
+    bias: tuple[float, ...]
+
+
 class TensorSpec(Record):
     """One input or output of a program or file.
 
     `shape` holds an example size for every axis, dynamic ones included; `dynamic` maps an axis
-    to its name. `layout` says how a rank-4 image tensor is laid out; "any" otherwise.
+    to its name. `layout` says how a rank-4 image tensor is laid out; "any" otherwise. `pixels` is set where a file
+    takes pixels and is known to scale them itself; `colour` is the order of the channels of a file that takes pictures.
     """
 
     name: str
@@ -53,6 +61,8 @@ class TensorSpec(Record):
     dtype: str = "float32"
     dynamic: Mapping[int, str] = Field(default_factory=dict)
     layout: Layout = "any"
+    pixels: Pixels | None = None
+    colour: Literal["", "RGB", "BGR", "GRAYSCALE"] = ""
 
 
 class TensorFacts(Record):
@@ -123,6 +133,13 @@ class StoredWeight:
         self.values = values
         self.encoding = encoding
         self.scale = scale
+
+
+class Execution(Record):
+    """What runs a file on this machine, and why its time must not be reported as a latency (empty: it may be)."""
+
+    by: str
+    why_not_timed: str = ""
 
 
 class StageResult(Record):

@@ -34,7 +34,8 @@ class Effects(Record):
 class Target(Record):
     """One file format and the runtime that opens it.
 
-    `atol` is the default parity tolerance per precision, relative to max|y|.
+    `atol` is the default parity tolerance per precision, relative to max|y|; encodings that change values have a wider
+    one of their own.
     `channel_alignment` is the block of channel widths that the runtime's kernels like.
     `storage` says, per precision and encoding, what a weight costs: bits for every element and bits
     for every non-zero one; the dry run predicts sizes from it.
@@ -54,10 +55,20 @@ class Target(Record):
     options: Mapping[str, str] = Field(default_factory=dict)
 
     def predicted_bits(self, precision: str, encoding: str, zeros: float) -> float | None:
-        """Return the expected bits per weight at a share of `zeros`; "auto" takes the cheapest encoding."""
+        """Return the expected bits per weight at a share of `zeros`.
+
+        "auto" takes the cheapest encoding that keeps values; others the cheaper of their plain and their sparse form.
+        """
         known = self.storage.get(precision, {})
-        chosen = known.values() if encoding == "auto" else [known[encoding]] if encoding in known else []
+        if encoding == "auto":
+            chosen = [cost for name, cost in known.items() if name not in self.atol]
+        else:
+            chosen = [cost for name, cost in known.items() if name == encoding or name.endswith(f"+{encoding}")]
         return min((every + (1 - zeros) * nonzero for every, nonzero in chosen), default=None)
+
+    def tolerance(self, precision: str, encoding: str) -> float:
+        """Return the default parity tolerance, relative to max|y|."""
+        return max(self.atol[precision], self.atol.get(encoding, 0.0))
 
     def require(self) -> None:
         """Raise MissingDependencyError when a package of this target is not installed."""

@@ -22,15 +22,31 @@ if TYPE_CHECKING:
     "--inputs", type=click.Path(), metavar="NPZ", help="Inputs by name, model layout. [default: 8 random samples]"
 )
 @click.option("--atol", type=float, help="Largest error, relative to max|y|. [default: the target's]")
+@click.option("--expected", type=click.Path(), metavar="NPZ", help="Outputs to compare with, in place of --reference.")
+@click.option("--save-outputs", type=click.Path(), metavar="NPZ", help="Write what the file computed (no --reference).")
+@click.option("--emit-mac-kit", type=click.Path(), metavar="DIR", help="coreml: write what a colleague runs on a Mac.")
 @click.option("--require-all-checks", is_flag=True, help="Exit 10 when a check did not run.")
 @options.output_options
 def command(
-    file: str, reference: str | None, inputs: str | None, atol: float | None, require_all_checks: bool, **flags: Any
+    file: str,
+    reference: str | None,
+    inputs: str | None,
+    atol: float | None,
+    expected: str | None,
+    save_outputs: str | None,
+    emit_mac_kit: str | None,
+    require_all_checks: bool,
+    **flags: Any,
 ) -> int:
     """Compare stored weights bit by bit and outputs within a tolerance.
 
-    FILE is a model file (with --reference) or a run directory, whose files are all checked again.
+    FILE is a model file (with --reference) or a run directory, whose files are all checked again. A file that somebody
+    else wrote is run alone: with --inputs and --expected its outputs are compared, without them they are told.
     """
+    from pdp_export.cli import validate_file
+
+    if emit_mac_kit is not None:
+        return _emit(Path(file), reference, inputs, atol, Path(emit_mac_kit))
     if is_run(Path(file)):
         return _validate_run(
             Path(file), flags, require_all_checks, {"--reference": reference, "--inputs": inputs}, atol
@@ -41,11 +57,9 @@ def command(
     from pdp_export.results import Verdict
 
     if reference is None:
-        raise UsageError(
-            "a file is compared with the program it was made from",
-            where="--reference",
-            hint="give --reference model.pt2",
-        )
+        return validate_file.run_alone(Path(file), inputs, expected, save_outputs, atol, flags)
+    if expected is not None or save_outputs is not None:
+        raise UsageError("the reference gives the outputs to compare with", where="--expected, --save-outputs")
     program = load_program(Path(reference))
     found = api.validate(file, reference=program, inputs=_inputs(program, inputs), atol=atol)
     _print(Path(file), found, flags)
@@ -54,6 +68,26 @@ def command(
         differs = Verdict.FAIL in verdicts
         return ParityGateError.exit_code if differs or not found.expanded else CostGateError.exit_code
     return CheckNotRunError.exit_code if require_all_checks and found.verdict is Verdict.NOT_RUN else 0
+
+
+def _emit(path: Path, reference: str | None, inputs: str | None, atol: float | None, folder: Path) -> int:
+    """Write the Mac kit for a package and its program, both of a run where a run directory is given."""
+    from pdp_export.cli import validate_file
+    from pdp_export.errors import UsageError
+
+    if is_run(path):
+        from pdp_export.pipeline.outputs import PRUNED_PROGRAM
+
+        found = sorted((path / "stages").glob(f"*-remove-channels/{PRUNED_PROGRAM}"))
+        path, reference = path / "artifacts" / "model.mlpackage", reference or (str(found[0]) if found else None)
+    if reference is None:
+        raise UsageError(
+            "expected outputs come from the program that the package was made from",
+            where="--reference",
+            hint="give --reference model.pt2",
+        )
+    validate_file.emit_kit(path, reference, inputs, atol, folder)
+    return 0
 
 
 def _validate_run(

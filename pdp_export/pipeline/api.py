@@ -22,7 +22,7 @@ from pdp_export.pipeline.runner import Selection, run_stages
 from pdp_export.recipe import Recipe
 from pdp_export.report import run_report
 from pdp_export.results import FileFacts, TensorSpec, Verdict
-from pdp_export.targets import ConvertRequest
+from pdp_export.targets import ConvertRequest, Target
 from pdp_export.validation import gates, isolated
 from pdp_export.validation.parity import compare_outputs
 from pdp_export.validation.stored_form import AGAIN, DTYPES
@@ -55,6 +55,7 @@ class Artifact:
     target: str
     precision: str
     facts: FileFacts
+    encoding: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def convert(
             samples = str(save(calibration, Path(folder)))
             request = request.model_copy(update={"calibration": samples})
         convert_files(target, [Job(saved, final, request)])
-    return Artifact(final, target, request.precision, isolated.describe(target, final))
+    return Artifact(final, target, request.precision, isolated.describe(target, final), encoding)
 
 
 def validate(
@@ -238,7 +239,7 @@ def validate(
     target = name_for(path)
     declared = registry.load(target).TARGET
     facts = isolated.describe(target, path)
-    tolerance = atol if atol is not None else declared.atol[_precision(facts, declared.precisions)]
+    tolerance = atol if atol is not None else _tolerance(declared, artifact, facts)
     weights, expected = as_reference(reference, inputs, [spec.name for spec in facts.outputs])
     checked = isolated.check_weights(target, path, weights) if weights else None
     found = _verdict(target, path, facts.inputs, inputs, expected, tolerance, checked)
@@ -252,6 +253,14 @@ def _precision(facts: FileFacts, known: Sequence[str]) -> str:
     stored = {tensor.stored_dtype for tensor in facts.tensors if len(tensor.shape) > 1}
     narrow = [name for name in ("int8", "fp16") if DTYPES[name] in stored and name in known]
     return narrow[0] if narrow else known[0]
+
+
+def _tolerance(declared: Target, artifact: Artifact | str | Path, facts: FileFacts) -> float:
+    """Return the default tolerance: of what was asked for, or of the least exact encoding that the file holds."""
+    if isinstance(artifact, Artifact):
+        return declared.tolerance(artifact.precision, artifact.encoding)
+    precision = _precision(facts, declared.precisions)
+    return max(declared.tolerance(precision, encoding) for encoding in ("auto", *facts.encodings))
 
 
 def _verdict(

@@ -54,4 +54,4 @@ def check_targets(recipe: Recipe, program: ExportedProgram) -> None:
 def tolerance_for(recipe: Recipe, section: TargetSection, target: Target) -> float:
     """Return the parity tolerance, relative to max|y|: the target's own key, the gate, or the converter's default."""
     precision = section.precision or target.precisions[0]
-    return section.atol or recipe.gates.atol or target.atol[precision]
+    return section.atol or recipe.gates.atol or target.tolerance(precision, section.encoding)

@@ -9,7 +9,7 @@ from typing import Any
 
 from pdp_export.errors import FileError
 from pdp_export.runtimes.coreml_proto import new_model
-from pdp_export.runtimes.mil_weights import WeightFile
+from pdp_export.runtimes.mil.weight_file import WeightFile
 
 _HINT = "the package is damaged or foreign; write it again"
 _MODEL_PATH = "@model_path/"

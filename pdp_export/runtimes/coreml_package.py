@@ -1,7 +1,8 @@
-"""The twin of the Core ML converter: re-opens a saved .mlpackage on any system, runs it on macOS.
+"""The twin of the Core ML converter: re-opens a saved .mlpackage, and runs it, on any system.
 
 Reading needs neither Apple's framework nor coremltools' native parts: the manifest (`coreml_files`),
-the ML Program (`mil_constants`) and the blob file (`mil_weights`) are decoded from their own bytes.
+the ML Program (`mil.contents`) and the blob file (`mil.weight_file`) are decoded from their own bytes.
+On macOS Core ML runs the package, elsewhere the interpreter in `mil`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from typing import Any
 
 import numpy as np
 
-from pdp_export.errors import FileError, NotRunnableError
+from pdp_export.errors import FileError
 from pdp_export.files import size_bytes
-from pdp_export.results import FileFacts, StoredWeight, TensorFacts, TensorSpec
+from pdp_export.results import Execution, FileFacts, StoredWeight, TensorFacts
+from pdp_export.runtimes import coreml_features
 from pdp_export.runtimes.coreml_files import PackageFiles
-from pdp_export.runtimes.mil_constants import Constant, ProgramContents, read_program, shape_of
+from pdp_export.runtimes.mil.contents import ProgramContents, StoredConstant, read_program
 from pdp_export.runtimes.registry import Session
 
 NAME = "coreml"
 
 _MATRIX_RANK = 2
+_STORED = {"FLOAT16": "float16", "FLOAT32": "float32"}
 # What torch.export puts before, and coremltools behind, the name of a parameter.
-_DECORATION = re.compile(r"^[pbc]_|(_to_fp16)?(_sparsified)?$")
+_DECORATION = re.compile(r"^[pbc]_|(_to_fp16)?(_sparsified|_quantized|_palettized)?$")
 
 
 def version() -> str:
@@ -42,13 +45,11 @@ def describe(path: Path) -> FileFacts:
     package = PackageFiles(path)
     specification = package.specification
     contents = read_program(specification.mlProgram, package.weights)
-    inputs = tuple(_spec(feature, {}) for feature in specification.description.input)
-    shapes = _program_shapes(specification.mlProgram)
     return FileFacts(
         format=NAME,
         file_bytes=size_bytes(path),
-        inputs=inputs,
-        outputs=tuple(_spec(feature, shapes) for feature in specification.description.output),
+        inputs=coreml_features.input_specs(specification),
+        outputs=coreml_features.output_specs(specification),
         tensors=tuple(_facts(constant) for constant in contents.constants),
         operators=dict(sorted(contents.operators.items())),
         metadata=dict(sorted(specification.description.metadata.userDefined.items())),
@@ -72,7 +73,7 @@ def weights(path: Path) -> list[StoredWeight]:
         raise FileError(
             f"{len(contents.undecoded)} weights are stored by {operator}, which is not decoded here",
             where=name,
-            hint="only dense and sparse float weights can be compared",
+            hint="update pdp-export",
         )
     return [
         StoredWeight(_readable(constant.name), constant.values, constant.encoding)
@@ -83,36 +84,50 @@ def weights(path: Path) -> list[StoredWeight]:
 
 
 def open_session(path: Path, threads: int = 1) -> Session:
-    """Open the package in Apple's framework. Core ML chooses its own threads: `threads` is ignored.
+    """Open the package: in Core ML on macOS, which chooses its own threads, elsewhere in the interpreter.
 
     Raises:
-        NotRunnableError: anywhere but on macOS.
+        NotRunnableError: for an operator that the interpreter does not have.
         FileError: for a damaged or foreign package.
     """
-    del threads
-    facts = describe(path)
-    if platform.system() != "Darwin":
-        raise NotRunnableError(
-            "Core ML executes on macOS only; here the package can be read, not run",
-            where=path.name,
-            hint="run the same validation on a Mac (macOS 13 or later)",
-        )
-    from pdp_export.runtimes.coreml_session import CoreMLSession
+    if _has_core_ml():
+        from pdp_export.runtimes.coreml_session import CoreMLSession
 
-    return CoreMLSession(path, facts)
+        return CoreMLSession(path, describe(path), coreml_features.class_labels(PackageFiles(path).specification))
+    from pdp_export.runtimes.mil.session import MilSession
+
+    package = PackageFiles(path)
+    inputs, outputs = (
+        read(package.specification) for read in (coreml_features.input_specs, coreml_features.output_specs)
+    )
+    return MilSession(package, inputs, outputs, threads)
+
+
+def execution() -> Execution:
+    """Return what runs a package on this machine; an interpreter's time says nothing about an iPhone."""
+    if _has_core_ml():
+        return Execution(by=f"Core ML on macOS {platform.mac_ver()[0]}")
+    return Execution(
+        by="the MIL interpreter of pdp-export",
+        why_not_timed="Core ML executes on Apple systems only; the interpreter's time says nothing about it",
+    )
+
+
+def _has_core_ml() -> bool:
+    return platform.system() == "Darwin"
 
 
 def _readable(name: str) -> str:
     return _DECORATION.sub("", name) or name
 
 
-def _facts(constant: Constant) -> TensorFacts:
+def _facts(constant: StoredConstant) -> TensorFacts:
     values = constant.values
     return TensorFacts(
         name=_readable(constant.name),
         shape=values.shape,
         dtype=values.dtype.name,
-        stored_dtype=values.dtype.name,
+        stored_dtype=_STORED.get(constant.stored_kind, constant.stored_kind.lower()),
         encoding=constant.encoding,
         zeros=int(values.size - np.count_nonzero(values)),
         elements=int(values.size),
@@ -127,36 +142,8 @@ def _largest(values: np.ndarray[Any, Any]) -> float | None:
     return float(np.abs(values).max(where=np.isfinite(values), initial=0))
 
 
-def _spec(feature: Any, program_shapes: dict[str, tuple[int, ...]]) -> TensorSpec:
-    """Describe an input or output; an open axis is named by its range, and outputs show it as size 1."""
-    array = feature.type.multiArrayType
-    shape = tuple(array.shape) or program_shapes.get(feature.name, ())
-    ranges = {axis: (size.lowerBound, size.upperBound) for axis, size in enumerate(array.shapeRange.sizeRanges)}
-    dynamic = {axis: f"{low}..{high}" for axis, (low, high) in ranges.items() if low != high}
-    dynamic |= {axis: "open" for axis, size in enumerate(shape) if size < 0}
-    return TensorSpec(
-        name=feature.name,
-        shape=tuple(max(size, 1) for size in shape),
-        dtype=_dtype(array),
-        dynamic=dynamic,
-    )
-
-
-def _dtype(array: Any) -> str:
-    name = array.ArrayDataType.Name(array.dataType) if array.dataType in array.ArrayDataType.values() else "UNKNOWN"
-    return {"DOUBLE": "float64"}.get(name, str(name).lower())
-
-
-def _program_shapes(program: Any) -> dict[str, tuple[int, ...]]:
-    """Return the declared shapes of the results of the main function (a flexible output has none elsewhere)."""
-    if "main" not in program.functions:
-        return {}
-    function = program.functions["main"]
-    block = function.block_specializations[function.opset]
-    return {out.name: shape_of(out.type.tensorType) for op in block.operations for out in op.outputs}
-
-
 def _notes(specification: Any, contents: ProgramContents) -> tuple[str, ...]:
     notes = [f"specification version {specification.specificationVersion}"]
+    notes += coreml_features.notes(specification)
     notes += [f"{name}: stored by {operator}, not decoded here" for name, operator in contents.undecoded]
     return tuple(notes)

@@ -13,6 +13,7 @@ import numpy as np
 
 from pdp_export.errors import FileError, NotRunnableError
 from pdp_export.results import FileFacts, TensorSpec
+from pdp_export.runtimes.run_on_mac import in_order, picture
 
 Array = np.ndarray[Any, Any]
 
@@ -25,7 +26,8 @@ class CoreMLSession:
         FileError: when the framework refuses the package.
     """
 
-    def __init__(self, path: Path, facts: FileFacts) -> None:
+    def __init__(self, path: Path, facts: FileFacts, labels: Sequence[str] = ()) -> None:
+        self._labels = list(labels)
         self.inputs: Sequence[TensorSpec] = facts.inputs
         self.outputs: Sequence[TensorSpec] = facts.outputs
         # coremltools warns instead of raising when the framework refuses a package.
@@ -44,9 +46,19 @@ class CoreMLSession:
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run one batch and return every output by name, as fresh arrays."""
-        feed = {spec.name: np.ascontiguousarray(inputs[spec.name], dtype=spec.dtype) for spec in self.inputs}
+        feed = {spec.name: _fed(spec, inputs[spec.name]) for spec in self.inputs}
         try:
             results = self._model.predict(feed)
         except RuntimeError as error:
             raise NotRunnableError(f"Core ML could not run the package: {error}") from error
-        return {spec.name: np.array(results[spec.name]) for spec in self.outputs}
+        return {
+            spec.name: in_order(results[spec.name], self._labels).reshape(spec.shape)
+            if isinstance(results[spec.name], dict)
+            else np.array(results[spec.name])
+            for spec in self.outputs
+        }
+
+
+def _fed(spec: TensorSpec, array: Array) -> Any:
+    """Return what Core ML takes: an array, or a picture."""
+    return picture(array[0], spec.colour) if spec.colour else np.ascontiguousarray(array, dtype=spec.dtype)

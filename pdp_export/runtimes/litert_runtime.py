@@ -14,7 +14,7 @@ import numpy as np
 
 from pdp_export.encoding.tflite_layout import WEIGHT_INPUT, to_torch
 from pdp_export.errors import DataError, FileError, NotRunnableError
-from pdp_export.results import FileFacts, Layout, StoredWeight, TensorFacts, TensorSpec
+from pdp_export.results import Execution, FileFacts, Layout, StoredWeight, TensorFacts, TensorSpec
 from pdp_export.runtimes import tflite_file
 from pdp_export.runtimes.tflite_file import Graph, Operator, Tensor, TfliteFile
 from pdp_export.runtimes.xnnpack_sparse import sparse_path
@@ -33,6 +33,11 @@ def version() -> str:
         return package_version("ai-edge-litert")
     except PackageNotFoundError:
         return "not installed"
+
+
+def execution() -> Execution:
+    """Return that LiteRT itself runs files here."""
+    return Execution(by=f"LiteRT {version()}")
 
 
 def describe(path: Path) -> FileFacts:

@@ -14,7 +14,7 @@ import numpy as np
 from pdp_export.errors import DataError, FileError, NotRunnableError
 from pdp_export.files import size_bytes
 from pdp_export.native_output import stdout_to_stderr
-from pdp_export.results import FileFacts, StoredWeight, TensorFacts, TensorSpec
+from pdp_export.results import Execution, FileFacts, StoredWeight, TensorFacts, TensorSpec
 from pdp_export.runtimes.mnn_file import MnnNet, read
 from pdp_export.runtimes.mnn_names import NamedConstant, named_constants
 from pdp_export.runtimes.mnn_record import MnnRecord, metadata_of, specs_of
@@ -30,6 +30,11 @@ def version() -> str:
     with stdout_to_stderr():
         import MNN
     return str(MNN.version())
+
+
+def execution() -> Execution:
+    """Return that MNN itself runs files here."""
+    return Execution(by=f"MNN {version()}")
 
 
 def describe(path: Path) -> FileFacts:

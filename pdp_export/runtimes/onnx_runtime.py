@@ -16,7 +16,7 @@ import numpy as np
 
 from pdp_export.encoding.codecs import SPARSE_KEY
 from pdp_export.errors import NotRunnableError, UsageError
-from pdp_export.results import FileFacts, StoredWeight, TensorFacts, TensorSpec
+from pdp_export.results import Execution, FileFacts, StoredWeight, TensorFacts, TensorSpec
 from pdp_export.runtimes.onnx_constants import Constants
 from pdp_export.runtimes.onnx_file import damaged, graphs, read
 from pdp_export.runtimes.onnx_quantized import broadcast, scales
@@ -35,6 +35,11 @@ _DIGITS = 9
 def version() -> str:
     """Return the version of ONNX Runtime."""
     return metadata.version("onnxruntime")
+
+
+def execution() -> Execution:
+    """Return that ONNX Runtime itself runs files here."""
+    return Execution(by=f"ONNX Runtime {version()}")
 
 
 def describe(path: Path) -> FileFacts:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 
 from pdp_export.errors import FileError, UsageError, near_misses
-from pdp_export.results import FileFacts, StoredWeight, TensorSpec
+from pdp_export.results import Execution, FileFacts, StoredWeight, TensorSpec
 
 Array = np.ndarray[Any, Any]
 
@@ -50,6 +50,9 @@ class Runtime(Protocol):
 
     def weights(self, path: Path) -> list[StoredWeight]:
         """Return every decoded weight of rank >= 2 in PyTorch layout."""
+
+    def execution(self) -> Execution:
+        """Return what runs files here, and whether its time means anything."""
 
     def open_session(self, path: Path, threads: int = 1) -> Session:
         """Open the file for execution.

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pdp_export.errors import DataError
-from pdp_export.results import TensorSpec
+from pdp_export.results import Pixels, TensorSpec
 from pdp_export.runtimes.registry import Session
 
 Array = np.ndarray[Any, Any]
@@ -115,7 +115,15 @@ def to_file(spec: TensorSpec, array: Array) -> Array:
     fits = array.ndim == len(wanted) and all(w in (None, s) for w, s in zip(wanted[1:], array.shape[1:], strict=True))
     if not fits:
         raise DataError(f"the file takes shape {spec.shape}, the data has {array.shape}", where=f"input {spec.name}")
+    if spec.pixels is not None:
+        array = _as_pixels(array, spec.pixels)
     return np.ascontiguousarray(array, dtype=dtype)
+
+
+def _as_pixels(array: Array, pixels: Pixels) -> Array:
+    """Undo the scaling that the file does itself; (N, C, H, W)."""
+    scale, bias = (np.array(values, np.float64).reshape(1, -1, 1, 1) for values in (pixels.scale, pixels.bias))
+    return (array.astype(np.float64) - bias) / scale
 
 
 def contiguous(array: Array) -> Array:

@@ -12,6 +12,7 @@ from typing import Any
 
 from safetensors.numpy import load_file, save_file
 
+from pdp_export.errors import NotRunnableError
 from pdp_export.measurements import LatencyProtocol
 from pdp_export.runtimes import registry
 from pdp_export.validation import feeding, latency
@@ -51,6 +52,9 @@ def bench_pair(
 ) -> dict[str, Any]:
     """Measure `pruned` against `dense`, interleaved in this process; a `LatencyResult` as JSON."""
     runtime = registry.load(target)
+    untimed = runtime.execution().why_not_timed
+    if untimed:
+        raise NotRunnableError(untimed, where=Path(pruned).name, hint="measure on a Mac or a device")
     parsed = LatencyProtocol.model_validate(protocol)
     arrays = load_file(inputs)
     sizes: set[int] = set()

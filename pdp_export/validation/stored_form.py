@@ -25,7 +25,7 @@ _MATRIX = 2
 _LISTED = 3
 
 
-def check_dtype(facts: FileFacts, precision: str) -> Check:
+def check_dtype(facts: FileFacts, precision: str, encoding: str = "auto") -> Check:
     """Compare the stored dtype of every floating weight of rank >= 2 with the precision that was asked for.
 
     A narrower dtype fails. A wider one passes only where values of its layer exceed the asked dtype (coremltools
@@ -35,7 +35,7 @@ def check_dtype(facts: FileFacts, precision: str) -> Check:
     weights = [tensor for tensor in _matrices(facts) if "float" in tensor.dtype]
     if not weights:
         return Check(name="dtype", verdict=Verdict.NOT_RUN, reason="the file has no weight of rank 2 or more")
-    others = [tensor for tensor in weights if tensor.stored_dtype != asked]
+    others = [tensor for tensor in weights if _float_dtype(tensor, encoding) != asked]
     excuses = {tensor.name: _excuse(tensor, facts, asked) for tensor in others}
     wrong = [f"{tensor.name} is {tensor.stored_dtype}" for tensor in others if not excuses[tensor.name]]
     if wrong:
@@ -95,6 +95,12 @@ def check_size(size: SizeResult, facts: FileFacts, encoding: str, paying: Sequen
 
 def _matrices(facts: FileFacts) -> list[TensorFacts]:
     return [tensor for tensor in facts.tensors if len(tensor.shape) >= _MATRIX]
+
+
+def _float_dtype(tensor: TensorFacts, encoding: str) -> str:
+    """Return the stored dtype; for the integers or the palette that were asked for, the dtype that they decode to."""
+    numbers = encoding.rpartition("+")[2]
+    return tensor.dtype if numbers in tensor.encoding.split("+") else tensor.stored_dtype
 
 
 def _excuse(tensor: TensorFacts, facts: FileFacts, asked: str) -> str:

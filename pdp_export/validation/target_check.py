@@ -12,6 +12,7 @@ import numpy as np
 from pdp_export.errors import ChildCrashedError, MissingDependencyError, NotRunnableError
 from pdp_export.measurements import AccuracyResult, LatencyResult, OutputParity, TargetResult
 from pdp_export.results import Check, Verdict
+from pdp_export.runtimes import registry
 from pdp_export.targets import Target
 from pdp_export.validation import isolated
 from pdp_export.validation.gates import worst
@@ -79,7 +80,7 @@ def check_file(written: WrittenFile, evidence: Evidence, *, threads: int = 1, lo
     size = compare_sizes(path, written.folder / written.dense_file if written.dense_file else None, facts)
     checks = (
         Check(name="weights", verdict=weights.verdict, reason=weights.reason),
-        check_dtype(facts, written.precision),
+        check_dtype(facts, written.precision, written.encoding),
         outputs,
         *([problem] if problem else []),
         check_size(size, facts, written.encoding, _paying(written, evidence)),
@@ -137,12 +138,13 @@ def _parity(
         return (), Check(name="parity", verdict=Verdict.FAIL, reason=error.what)
     parity = compare_outputs(evidence.reference, got, written.atol)
     errors = [output.relative_to_range for output in parity if output.relative_to_range is not None]
+    problems = [f"output {item.name}: {item.reason}" for item in parity if item.reason]
     return parity, Check(
         name="parity",
         verdict=worst(output.verdict for output in parity),
         value=max(errors, default=None),
         limit=written.atol,
-        reason="; ".join(f"output {item.name}: {item.reason}" for item in parity if item.reason),
+        reason="; ".join(problems) or f"run by {registry.load(written.target).execution().by}",
     )
 
 

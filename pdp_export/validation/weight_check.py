@@ -10,6 +10,7 @@ import numpy as np
 
 from pdp_export.measurements import WeightCheck
 from pdp_export.results import StoredWeight, Verdict
+from pdp_export.validation.stored_values import Form, as_stored, form_of
 
 Array = np.ndarray[Any, Any]
 _ROUNDING = 1e-5  # of float32, in the division by the scale
@@ -19,11 +20,11 @@ Pair = tuple[str, Array, Array]
 def check_stored_weights(expected: Mapping[str, Array], stored: Sequence[StoredWeight]) -> WeightCheck:
     """Compare the weights of the program that was converted with those decoded from the file.
 
-    Expected values are rounded to the dtype the file stores before they are compared, and zeros of
-    either sign count as equal. A weight is found by its name, else by its bytes, else as the
-    closest one of its shape: converters rename. Axes of length 1 after the second are ignored, so a
-    Linear may be stored as a 1x1 convolution. Integers with a scale have to be the nearest ones, and 0 where the weight
-    is zero; they are found by name.
+    Expected values are rounded to the dtype the file stores before they are compared, or quantised by the codec it
+    names (see `stored_values`), and zeros of either sign count as equal. A weight is found by its name, else by its
+    bytes, else as the closest one of its shape: converters rename. Axes of length 1 after the second are ignored, so
+    a Linear may be stored as a 1x1 convolution. Integers with a scale have to be the nearest ones, and 0 where the
+    weight is zero; they are found by name.
 
     Args:
         expected: name -> float32 values, (C_out, C_in/groups, kH, kW) or (C_out, C_in), rank >= 2.
@@ -77,9 +78,9 @@ def _match(expected: Mapping[str, Array], stored: Sequence[StoredWeight]) -> tup
     missing = dict(expected)
     for rule in (_same_name, _same_bytes, _closest_of_shape):
         for name, index in rule(missing, left):
-            theirs = left.pop(index).values
-            mine = missing.pop(name)
-            pairs.append((name, _rounded(mine, theirs.dtype).reshape(theirs.shape), theirs))
+            theirs = left.pop(index)
+            mine = missing.pop(name).reshape(theirs.values.shape)
+            pairs.append((name, as_stored(mine, _form(theirs)), theirs.values))
     return pairs, list(missing)
 
 
@@ -96,11 +97,11 @@ def _same_bytes(missing: Mapping[str, Array], left: Mapping[int, StoredWeight]) 
     by_content: dict[tuple[tuple[int, ...], bytes], list[int]] = defaultdict(list)
     for index, weight in left.items():
         by_content[_shape(weight.values), _bits(weight.values).tobytes()].append(index)
-    dtypes = {weight.values.dtype for weight in left.values()}
+    forms = {_form(weight) for weight in left.values()}
     found = []
     for name, values in missing.items():
-        for dtype in dtypes:
-            same = by_content.get((_shape(values), _bits(_rounded(values, dtype)).tobytes()))
+        for form in forms:
+            same = by_content.get((_shape(values), _bits(as_stored(values, form)).tobytes()))
             if same:
                 found.append((name, same.pop(0)))
                 break
@@ -109,7 +110,7 @@ def _same_bytes(missing: Mapping[str, Array], left: Mapping[int, StoredWeight]) 
 
 def _closest_of_shape(missing: Mapping[str, Array], left: Mapping[int, StoredWeight]) -> list[tuple[str, int]]:
     distances = sorted(
-        (int(np.count_nonzero(_rounded(values, weight.values.dtype).ravel() != weight.values.ravel())), name, index)
+        (int(np.count_nonzero(as_stored(values, _form(weight)).ravel() != weight.values.ravel())), name, index)
         for name, values in missing.items()
         for index, weight in left.items()
         if _shape(weight.values) == _shape(values)
@@ -145,9 +146,8 @@ def _shape(values: Array) -> tuple[int, ...]:
     return (*values.shape[:2], *(size for size in values.shape[2:] if size != 1))
 
 
-def _rounded(values: Array, dtype: np.dtype[Any]) -> Array:
-    with np.errstate(over="ignore"):
-        return values.astype(dtype)
+def _form(weight: StoredWeight) -> Form:
+    return form_of(weight.values.dtype, weight.encoding)
 
 
 def _bits(values: Array) -> Array:

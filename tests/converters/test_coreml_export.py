@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from pdp_export.converters import coreml_export
+from pdp_export.converters.coreml_forms import chosen_form
 from pdp_export.errors import ConversionError
 from pdp_export.removal.simplification import simplify
 from pdp_export.runtimes import coreml_package
@@ -49,7 +50,7 @@ def test_every_weight_and_zero_arrives_bit_by_bit(tmp_path: Path, net: str, prec
     for name, values in matrices.items():
         weight = stored[name.replace(".", "_")]
         assert weight.values.tobytes() == values.astype(dtype).tobytes(), name
-        assert weight.encoding == ("sparse" if values.size > coreml_export.LARGEST_ALWAYS_DENSE else "dense"), name
+        assert weight.encoding == chosen_form(values.astype(dtype), "sparse"), name
 
 
 @pytest.mark.parametrize(("zeros", "limit"), [(0.5, 0.566), (0.75, 0.318), (0.9, 0.169)])
@@ -79,7 +80,7 @@ def test_a_weight_is_sparse_where_it_was_asked_for_and_pays(tmp_path: Path, zero
 def test_a_silently_dense_file_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Pins coremltools' habit of doing nothing, without a word, when it will not prune."""
     passes = coreml_export._passes
-    monkeypatch.setattr(coreml_export, "_passes", lambda precision, **_: passes(precision, sparse=False))
+    monkeypatch.setattr(coreml_export, "_passes", lambda _encoding, *others: passes("dense", *others))
     with pytest.raises(ConversionError, match="all weights dense"):
         convert(tmp_path / "p", pruned(nn.Conv2d(16, 32, 3), 0.9), torch.zeros(1, 16, 8, 8), encoding="sparse")
     assert not (tmp_path / "p").exists()

@@ -18,6 +18,7 @@ from pdp_export.converters.coreml_quiet import quiet
 from pdp_export.errors import ConversionError
 from pdp_export.graph.capture import capture
 from pdp_export.results import TensorSpec
+from pdp_export.runtimes import coreml_package
 from pdp_export.targets import ConvertRequest
 
 X = torch.linspace(-2, 2, 2 * 3 * 8 * 8).reshape(2, 3, 8, 8)
@@ -112,3 +113,59 @@ def test_a_weight_that_is_not_finite_is_refused(value: float):
     with pytest.raises(ConversionError, match="NaN or infinite") as caught:
         refuse_non_finite(capture(model, (X,)))
     assert caught.value.where == "0.weight"
+
+
+@pytest.mark.parametrize("target", [None, "iOS15"])
+def test_upstream_default_pruning_still_does_nothing_for_old_targets(target: str | None):
+    """Pins why the converter has a pass of its own: coremltools' own pruning stores everything dense, in silence."""
+    model = nn.Sequential(nn.Conv2d(16, 64, 3)).eval()
+    with torch.no_grad():
+        model[0].weight[model[0].weight.abs() < 0.06] = 0
+    with quiet():
+        import coremltools as ct
+
+        program = ct.convert(
+            capture(model, (torch.zeros(1, 16, 8, 8),)), pass_pipeline=ct.PassPipeline.DEFAULT_PRUNING,
+            minimum_deployment_target=getattr(ct.target, target) if target else None, skip_model_load=True,
+        ).get_spec().mlProgram  # fmt: skip
+    function = program.functions["main"]
+    operators = {op.type for op in function.block_specializations[function.opset].operations}
+    assert "constexpr_sparse_to_dense" not in operators
+
+
+def test_upstream_still_cannot_trace_with_new_numpy():
+    """Pins why the converter never traces: an ``int`` operator breaks on numpy 2.4 and later."""
+    import numpy as np
+
+    if tuple(map(int, np.__version__.split(".")[:2])) < (2, 4):
+        pytest.skip("numpy is older")
+
+    class Sizes(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x.view(x.shape[0], x.shape[1] * x.shape[2])
+
+    with quiet():
+        import coremltools as ct
+
+        traced = torch.jit.trace(Sizes().eval(), torch.zeros(2, 3, 4))
+        with pytest.raises(TypeError, match="only 0-dimensional arrays"):
+            ct.convert(traced, inputs=[ct.TensorType(shape=(2, 3, 4))], skip_model_load=True)
+
+
+def test_masks_of_hugging_face_encoders_are_converted(tmp_path: Path):
+    """Pins `new_ones`, which coremltools cannot convert and every BERT of transformers holds."""
+
+    class Masked(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.layer(x) * x.new_ones((2, 4)) + x.new_zeros((2, 4))
+
+    model, x = Masked().eval(), torch.randn(2, 4)
+    program = capture(model, (x,))
+    request = ConvertRequest(inputs=(TensorSpec(name="x", shape=(2, 4)),), outputs=("y",), precision="fp32")
+    coreml_export.convert(program, tmp_path / "p", request)
+    got = coreml_package.open_session(tmp_path / "p").run({"x": x.numpy()})["y"]
+    assert torch.allclose(torch.from_numpy(got), model(x), atol=1e-6)

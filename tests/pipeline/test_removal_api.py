@@ -36,7 +36,13 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     ("target", "unit"),
-    [("onnx", "measured on onnxruntime"), ("torch", "measured on torch"), ("mnn", "estimated"), (None, "estimated")],
+    [
+        ("onnx", "measured on onnxruntime"),
+        ("torch", "measured on torch"),
+        ("mnn", "estimated"),
+        ("coreml", "estimated"),
+        (None, "estimated"),
+    ],
 )
 def test_costs_are_of_the_target(target: str | None, unit: str, tmp_path: Path) -> None:
     """A plan for another runtime can be slower than no plan."""
@@ -45,6 +51,7 @@ def test_costs_are_of_the_target(target: str | None, unit: str, tmp_path: Path) 
     result = pdp.remove_channels(model, (X,), target=target)
     assert unit in result.report.cost_of
     assert result.report.runtime_proof.startswith(f"{target}: ") is (target is not None)
+    assert "not run" not in result.report.runtime_proof
     (choice,) = [item for item in result.report.choices if item.layer == "a"]
     assert any(option.startswith("select") for option in choice.costs)
     assert list(tmp_path.rglob("*.json")) != [] or "estimated" in unit

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from pdp_export.converters import coreml_export
-from pdp_export.errors import FileError, NotRunnableError
+from pdp_export.errors import FileError
 from pdp_export.files import size_bytes
 from pdp_export.graph.capture import capture
 from pdp_export.results import TensorSpec
@@ -275,20 +275,27 @@ def test_another_kind_of_model_is_refused(package: Path):
 def test_weights_in_an_unknown_form_are_listed_but_never_skipped(package: Path):
     """Pins a weight check that passes because it did not see the palettized weights."""
 
-    def to_palette(model: Any) -> None:
-        next(op for op in _operations(model) if op.type.startswith("constexpr")).type = "constexpr_lut_to_dense"
+    def to_future(model: Any) -> None:
+        next(op for op in _operations(model) if op.type.startswith("constexpr")).type = "constexpr_of_the_future"
 
-    _edit_model(package, to_palette)
-    assert any("constexpr_lut_to_dense" in note for note in coreml_package.describe(package).notes)
-    with pytest.raises(FileError, match="constexpr_lut_to_dense"):
-        coreml_package.weights(package)
+    _edit_model(package, to_future)
+    assert any("constexpr_of_the_future" in note for note in coreml_package.describe(package).notes)
+    for use in (coreml_package.weights, coreml_package.open_session):
+        with pytest.raises(FileError, match="constexpr_of_the_future"):
+            use(package)
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="macOS runs it")
-def test_off_macos_the_package_is_not_run(package: Path):
-    """Pins a PASS, or a crash of coremltools, where nothing can execute the file; damage is still FileError."""
-    with pytest.raises(NotRunnableError, match="macOS only"):
-        coreml_package.open_session(package)
+@pytest.mark.skipif(sys.platform == "darwin", reason="macOS runs it in Core ML")
+def test_off_macos_the_interpreter_runs_the_package_and_is_never_timed(package: Path):
+    """Pins NOT RUN where the interpreter can execute the file, and an interpreter's time reported as a latency."""
+    session = coreml_package.open_session(package)
+    image = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    with torch.no_grad():
+        expected = Net().eval()(torch.from_numpy(image)).numpy()
+    got = session.run({"image": image})["logits"]
+    assert got.dtype == np.float32
+    assert np.abs(got - expected).max() < 5e-3 * np.abs(expected).max()
+    assert coreml_package.execution().why_not_timed
     (package / WEIGHTS).unlink()
     with pytest.raises(FileError):
         coreml_package.open_session(package)

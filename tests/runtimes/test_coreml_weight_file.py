@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from pdp_export.converters.coreml_quiet import quiet
 from pdp_export.errors import FileError
-from pdp_export.runtimes.mil_weights import ALIGNMENT, WeightFile
+from pdp_export.runtimes.mil.weight_file import ALIGNMENT, WeightFile, unpacked
 
 SETTINGS = settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -62,7 +62,7 @@ def test_every_type_that_apple_writes_is_read_bit_by_bit(tmp_path: Path, blobs: 
 def test_a_bit_mask_is_read_in_apples_bit_order(tmp_path: Path, mask: np.ndarray[Any, Any]):
     """Pins highest-bit-first order and a dropped tail of fewer than eight bits."""
     (offset,) = _write(tmp_path / "weight.bin", [("UINT1", mask)])
-    read = WeightFile(tmp_path / "weight.bin").blob(offset, "UINT1").mask(mask.shape)
+    read = WeightFile(tmp_path / "weight.bin").blob(offset, "UINT1").tensor(mask.shape)
     assert np.array_equal(read, mask)
 
 
@@ -72,16 +72,16 @@ def test_the_ios16_mask_of_bytes_is_the_same_bits(tmp_path: Path, mask: np.ndarr
     """Pins a reader that only understands the iOS 18 form."""
     packed = np.packbits(mask.ravel(), bitorder="little")
     (offset,) = _write(tmp_path / "weight.bin", [("UINT8", packed)])
-    assert np.array_equal(WeightFile(tmp_path / "weight.bin").blob(offset, "UINT8").mask(mask.shape), mask)
+    stored = WeightFile(tmp_path / "weight.bin").blob(offset, "UINT8").data
+    assert np.array_equal(unpacked(stored, 1, mask.size, "a mask").reshape(mask.shape), mask)
 
 
-def test_a_mask_with_bits_behind_its_last_element_is_damaged(tmp_path: Path):
+def test_a_mask_with_bits_behind_its_last_element_is_damaged():
     """Pins a moved mask bit that leaves the tensor and would be lost."""
-    (offset,) = _write(tmp_path / "weight.bin", [("UINT8", np.array([0b1111], dtype=np.uint8))])
-    blob = WeightFile(tmp_path / "weight.bin").blob(offset, "UINT8")
-    assert blob.mask((4,)).all()
+    data = np.array([0b1111], dtype=np.uint8)
+    assert unpacked(data, 1, 4, "a mask").all()
     with pytest.raises(FileError, match="beyond its 3 elements"):
-        blob.mask((3,))
+        unpacked(data, 1, 3, "a mask")
 
 
 @SETTINGS

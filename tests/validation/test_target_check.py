@@ -12,7 +12,7 @@ from pdp_export import isolation
 from pdp_export.converters import registry as converters
 from pdp_export.errors import ChildCrashedError, NotRunnableError
 from pdp_export.measurements import LatencyProtocol
-from pdp_export.results import FileFacts, StoredWeight, TensorFacts, TensorSpec, Verdict
+from pdp_export.results import Execution, FileFacts, StoredWeight, TensorFacts, TensorSpec, Verdict
 from pdp_export.runtimes import registry
 from pdp_export.validation import isolated, run_file
 from pdp_export.validation.accuracy import compare_predictions
@@ -30,6 +30,9 @@ class _FakeRuntime(SimpleNamespace):
 
     def version(self):
         return "1.0"
+
+    def execution(self):
+        return Execution(by="a fake")
 
     def describe(self, path):
         values = np.frombuffer(path.read_bytes(), np.float32)

@@ -8,7 +8,7 @@ Layout, little endian, everything aligned to 64 bytes::
     ...
 
 A sparse tensor is two blobs: the non-zero values in row-major order, and a mask of one bit per
-element, row-major, lowest bit first.
+element, row-major, lowest bit first. Integers of fewer than eight bits are packed the same way.
 """
 
 from __future__ import annotations
@@ -30,23 +30,38 @@ VERSION = 2
 SENTINEL = 0xDEADBEEF
 _HEADER = struct.Struct("<II")
 _RECORD = struct.Struct("<IIQQQ")
-PACKED = "UINT1"
 _MAX_RANK = 32
 _MAX_SIZE = 1 << 40
 
-# MIL's name of a type -> (its number in weight.bin, numpy's type). UINT1 is stored packed, eight to a byte.
-TYPES: dict[str, tuple[int, str]] = {
-    "FLOAT16": (1, "<f2"),
-    "FLOAT32": (2, "<f4"),
-    "UINT8": (3, "|u1"),
-    "INT8": (4, "|i1"),
-    "INT16": (6, "<i2"),
-    "UINT16": (7, "<u2"),
-    "UINT1": (9, "|u1"),
-    "INT32": (14, "<i4"),
-    "UINT32": (15, "<u4"),
+
+@dataclass(frozen=True)
+class StoredType:
+    """How weight.bin stores a type: its number, numpy's type of a decoded element, and the bits of a stored one."""
+
+    number: int
+    dtype: str
+    bits: int
+
+
+# By MIL's names. Numbers from the enumeration BlobDataType of coremltools' mlmodel/src/MILBlob.
+TYPES: dict[str, StoredType] = {
+    "FLOAT16": StoredType(1, "<f2", 16),
+    "FLOAT32": StoredType(2, "<f4", 32),
+    "UINT8": StoredType(3, "|u1", 8),
+    "INT8": StoredType(4, "|i1", 8),
+    "INT16": StoredType(6, "<i2", 16),
+    "UINT16": StoredType(7, "<u2", 16),
+    "INT4": StoredType(8, "|i1", 4),
+    "UINT1": StoredType(9, "|u1", 1),
+    "UINT2": StoredType(10, "|u1", 2),
+    "UINT4": StoredType(11, "|u1", 4),
+    "UINT3": StoredType(12, "|u1", 3),
+    "UINT6": StoredType(13, "|u1", 6),
+    "INT32": StoredType(14, "<i4", 32),
+    "UINT32": StoredType(15, "<u4", 32),
 }
-_NAMES = {number: name for name, (number, _) in TYPES.items()}
+_BYTE = 8
+_NAMES = {stored.number: name for name, stored in TYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -64,24 +79,42 @@ class Blob:
     padding_bits: int = 0
 
     def tensor(self, shape: tuple[int, ...]) -> Array:
-        """Return the values as an array of `shape` (a fresh one, native byte order)."""
-        dtype = np.dtype(TYPES[self.kind][1])
-        wanted = math.prod(shape) * dtype.itemsize
-        if self.kind == PACKED or self.data.size != wanted:
-            raise _damaged(self.place, f"holds {self.data.size} bytes; a {self.kind} {list(shape)} has {wanted}")
-        _require_possible(shape, self.place)
+        """Return the values as an array of `shape` (a fresh one, native byte order); packed integers are widened."""
+        stored = TYPES[self.kind]
+        count = math.prod(shape)
+        require_possible(shape, self.place)
+        if self.data.size != -(-count * stored.bits // _BYTE):
+            raise _damaged(self.place, f"holds {self.data.size} bytes, not those of a {self.kind} {list(shape)}")
+        if stored.bits < _BYTE:
+            return self._unpacked(count).reshape(shape)
+        dtype = np.dtype(stored.dtype)
         return self.data.view(dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
-    def mask(self, shape: tuple[int, ...]) -> Array:
-        """Return the bits as a bool array of `shape`: one bit per element, row-major, lowest bit first."""
-        count = math.prod(shape)
-        if self.data.size != -(-count // 8):
-            raise _damaged(self.place, f"has a mask of {self.data.size} bytes for {count} elements")
-        bits = np.unpackbits(self.data, bitorder="little")
-        if bits[count:].any() or (self.padding_bits and self.padding_bits != bits.size - count):
-            raise _damaged(self.place, f"has a mask with bits beyond its {count} elements")
-        _require_possible(shape, self.place)
-        return bits[:count].reshape(shape).astype(bool)
+    def _unpacked(self, count: int) -> Array:
+        bits = TYPES[self.kind].bits
+        if self.padding_bits not in (0, self.data.size * _BYTE - count * bits):
+            raise _damaged(self.place, f"claims {self.padding_bits} bits of padding behind {count} elements")
+        numbers = unpacked(self.data, bits, count, self.place)
+        if not self.kind.startswith("INT"):
+            return numbers
+        return np.where(numbers >= 1 << (bits - 1), numbers.astype(np.int16) - (1 << bits), numbers).astype(np.int8)
+
+
+def unpacked(data: Array, width: int, count: int, place: str) -> Array:
+    """Return `count` unsigned integers of `width` bits (at most 8), packed into bytes from the lowest bit on, as uint8.
+
+    Raises:
+        FileError: when the bytes are not exactly those of `count` integers.
+    """
+    wanted = count * width
+    if data.size != -(-wanted // _BYTE):
+        raise _damaged(place, f"has {data.size} bytes for {count} elements of {width} bits")
+    bits = np.unpackbits(data, bitorder="little")
+    if bits[wanted:].any():
+        raise _damaged(place, f"has bits beyond its {count} elements")
+    if width == 1:
+        return bits[:wanted]
+    return np.packbits(bits[:wanted].reshape(count, width), axis=1, bitorder="little").reshape(count)
 
 
 class WeightFile:
@@ -137,7 +170,7 @@ class WeightFile:
         return Blob(_NAMES.get(number, f"type {number}"), self._bytes[start : start + length], stored, place, padding)
 
 
-def _require_possible(shape: tuple[int, ...], place: str) -> None:
+def require_possible(shape: tuple[int, ...], place: str) -> None:
     """Refuse what numpy cannot represent: an empty tensor may claim any other size."""
     if len(shape) > _MAX_RANK or any(size > _MAX_SIZE for size in shape):
         raise _damaged(place, f"has an impossible shape of {len(shape)} axes")
