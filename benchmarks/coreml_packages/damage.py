@@ -30,7 +30,7 @@ FILES = (
 def measure(count: int = 300, seed: int = 0) -> dict[str, Any]:
     """Mutate `count` copies of one sparse, palettized package and count what is found."""
     random = Random(seed)
-    subject, inputs = program("resnet_cifar", 0.75)
+    subject, inputs = program("resnet_small", 0.75)
     expected_weights = program_weights(subject)
     found: Counter[str] = Counter()
     crashes = []

@@ -55,6 +55,7 @@ SUBJECTS = {
     "resnet18": Subject(lambda: resnet.resnet18(classes=100), image(64)),
     "resnet50": Subject(lambda: resnet.resnet50(classes=100), image(64)),
     "resnet_cifar": Subject(resnet.resnet_cifar, image(32)),
+    "resnet_small": Subject(lambda: resnet.resnet_cifar(depth=8, width=8), image(32)),
     "densenet_cifar": Subject(densenet.densenet_cifar, image(32)),
     "efficientnet_v2": Subject(efficientnet_v2.efficientnet_v2, image(32)),
     "vision_transformer": Subject(vision_transformer.vision_transformer, image(32)),
