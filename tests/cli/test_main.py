@@ -89,7 +89,7 @@ def test_the_same_flag_means_the_same_everywhere():
         (["convert", "--model", "absent.pt2", "--output", "x"], 2, "no target given"),
         (["convert", "--model", "absent.pt2", "--output", "x", "--target", "onxx"], 2, "did you mean 'onnx'?"),
         (["convert", "--model", "absent.pt2", "--output", "x", "--target", "onnx"], 1, "absent.pt2"),
-        (["validate", "absent.onnx"], 2, "--reference"),
+        (["validate", "absent.onnx"], 1, "absent.onnx"),
         (["bench", "absent.onnx"], 2, "--against"),
         (["bench", "absent.onnx", "--against", "other.onnx"], 1, "absent.onnx does not exist"),
         (["inspect", "absent.onnx"], 1, "absent.onnx does not exist"),
