@@ -37,14 +37,14 @@ def compare_sizes(pruned: Path, dense: Path | None, facts: FileFacts | None = No
 
 
 def densely_stored_bytes(facts: FileFacts) -> int | None:
-    """Return the bytes the file would have with every tensor stored element by element.
+    """Return the bytes the file would have with every tensor stored element by element, in the dtype it has there.
 
     None when a tensor's dtype has no fixed byte width in numpy.
     """
     total = facts.file_bytes
     for tensor in facts.tensors:
         try:
-            width = np.dtype(tensor.dtype).itemsize
+            width = np.dtype(tensor.stored_dtype).itemsize
         except TypeError:
             return None
         total += prod(tensor.shape) * width - tensor.stored_bytes
