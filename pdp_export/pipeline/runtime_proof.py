@@ -52,7 +52,7 @@ def prove_in_runtime(
 
     with tempfile.TemporaryDirectory(prefix="pdp-export-") as folder:
         path = Path(folder) / f"removed{registry.load(target).TARGET.suffix}"
-        artifact = convert(removed.program, path, target=target, encoding="dense")
+        artifact = convert(removed.program, path, target=target, encoding="dense", precision="fp32")
         verdict = validate(artifact, reference=module, inputs=inputs, atol=limit)
     return _line(verdict, target, limit)
 
