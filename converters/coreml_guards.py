@@ -82,15 +82,24 @@ def refuse_silent_faults(program: ExportedProgram) -> None:
 def worked_around(program: ExportedProgram) -> ExportedProgram:
     """Return the program with operators that coremltools does not know spelled by ones that it does.
 
-    ``new_ones`` and ``new_zeros`` (attention masks of Hugging Face's encoders) become ``full``.
+    For the attention masks of Hugging Face's encoders: ``new_ones`` and ``new_zeros`` become ``full``, ``&`` of truths
+    becomes ``logical_and``.
     """
     import torch
 
     def filled(value: int) -> Callable[..., Any]:
         return lambda x, size, *, dtype=None, **_: torch.full(size, value, dtype=dtype or x.dtype)
 
+    def both(x: Tensor, y: Tensor) -> Tensor:
+        truths = x.dtype is torch.bool and y.dtype is torch.bool
+        return torch.logical_and(x, y) if truths else torch.bitwise_and(x, y)
+
     aten = torch.ops.aten
-    table = {aten.new_ones.default: filled(1), aten.new_zeros.default: filled(0)}
+    table = {
+        aten.new_ones.default: filled(1),
+        aten.new_zeros.default: filled(0),
+        getattr(aten, "__and__").Tensor: both,  # noqa: B009  the plain name would be mangled
+    }
     if not any(node.target in table for node in program.graph.nodes):
         return program
     rewritten: ExportedProgram = program.run_decompositions(table)
