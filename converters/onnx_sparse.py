@@ -31,12 +31,22 @@ _SLACK = 8192
 """Bytes by which nodes and tables may reorder two payloads; codecs within it are built to learn their exact bytes."""
 
 
+_NODE_BYTES = 512
+"""Bytes that each node beyond those of gap8 has to save where "auto" looks for load: ONNX Runtime takes some 0.2 ms to
+fold one, whatever its size, so that the shortest code of a small weight is not worth it."""
+_FREE_NODES = 5
+
+
 @dataclass(frozen=True)
 class _Candidate:
-    """One way to store one weight: bytes of its own, and the tables that it needs in the file."""
+    """One way to store one weight: bytes of its own, and the tables that it needs in the file.
+
+    `extra_nodes` are those beyond the decoder of gap8, the quickest.
+    """
 
     code: Code
     own_bytes: int
+    extra_nodes: int
     tables: Mapping[str, int]
 
 
@@ -45,9 +55,9 @@ def encode(model: ModelProto, encoding: str, objective: str = "load", *, half: b
 
     Args:
         model: A model whose weights are dense initializers, float32, float16 or int8.
-        encoding: "dense" leaves all as they are; "auto" takes the smallest for each; or one of `codecs.FAMILIES`.
+        encoding: "dense" leaves all as they are; "auto" chooses for each; or one of `codecs.FAMILIES`.
         objective: What "auto" chooses from: "load" (codes that are decoded nearly as fast as dense weights are read)
-            or "size" (all of them).
+            or "size" (all of them), and whether a node has to be worth the time it takes.
         half: Store float32 weights rounded to float16; they are widened again when the file is loaded.
 
     Returns:
@@ -61,7 +71,8 @@ def encode(model: ModelProto, encoding: str, objective: str = "load", *, half: b
         return {}
     found = {item.name: _candidates(item, names, half) for item in model.graph.initializer if _eligible(item)}
     dtypes = {item.name: _restored_dtype(item) for item in model.graph.initializer if item.name in found}
-    plan = {name: chosen.code for name, chosen in _plan(found).items() if not _is_plain(chosen.code, dtypes[name])}
+    chosen = _plan(found, _NODE_BYTES if (encoding, objective) == ("auto", "load") else 0)
+    plan = {name: item.code for name, item in chosen.items() if not _is_plain(item.code, dtypes[name])}
     decoders = Decoders(_names(model))
     for name, code in plan.items():
         decoders.add(name, code, dtypes[name])
@@ -100,11 +111,13 @@ def _candidates(item: TensorProto, names: Sequence[str], half: bool) -> list[_Ca
         code = CODECS[name].encode(values)
         decoders.add(item.name, code, dtype)
         tables = decoders.tables()
-        found.append(_Candidate(code, decoders.nbytes - sum(tables.values()), tables))
+        found.append(
+            _Candidate(code, decoders.nbytes - sum(tables.values()), max(len(decoders.nodes) - _FREE_NODES, 0), tables)
+        )
     return found
 
 
-def _plan(found: Mapping[str, Sequence[_Candidate]]) -> dict[str, _Candidate]:
+def _plan(found: Mapping[str, Sequence[_Candidate]], node_bytes: int) -> dict[str, _Candidate]:
     """Choose per weight. Tables are paid once, so every set of large ones is tried, and the cheapest file wins."""
     sizes: dict[str, int] = {}
     for candidate in (item for items in found.values() for item in items):
@@ -118,10 +131,15 @@ def _plan(found: Mapping[str, Sequence[_Candidate]]) -> dict[str, _Candidate]:
             for name, items in found.items()
         }
         used = {table for item in chosen.values() for table in item.tables}
-        return sum(item.own_bytes for item in chosen.values()) + sum(sizes[name] for name in used), chosen
+        own = sum(item.own_bytes + node_bytes * item.extra_nodes for item in chosen.values())
+        return own + sum(sizes[name] for name in used), chosen
 
     def _cost(item: _Candidate) -> int:
-        return item.own_bytes + sum(size for name, size in item.tables.items() if name not in large)
+        return (
+            item.own_bytes
+            + node_bytes * item.extra_nodes
+            + sum(size for name, size in item.tables.items() if name not in large)
+        )
 
     subsets = (subset for count in range(len(large) + 1) for subset in combinations(large, count))
     return min((total(subset) for subset in subsets), key=lambda pair: pair[0])[1]

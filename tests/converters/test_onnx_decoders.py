@@ -177,3 +177,16 @@ def test_int_weights_are_left_alone():
     model = model_with(np.zeros((100, 100), np.int64))
     assert model.graph.initializer[0].data_type == TensorProto.INT64
     assert onnx_sparse.encode(model, "auto") == {}
+
+
+def test_a_node_has_to_pay_where_a_file_shall_load_quickly():
+    """Fourteen nodes for each of a hundred small weights made loading slower than the few bytes were worth."""
+    rng, kinds = np.random.default_rng(0), {}
+    for side in (100, 1000):
+        for objective in ("load", "size"):
+            values = rng.normal(size=(side, side)).astype(np.float32)
+            values[rng.random(values.shape) < 0.9] = 0
+            kinds[side, objective] = onnx_sparse.encode(model_with(values), "auto", objective)["w"].encoding
+    assert kinds[100, "load"] == "gap8"
+    assert kinds[1000, "load"] == "gap6"
+    assert kinds[1000, "size"].startswith("rice")
