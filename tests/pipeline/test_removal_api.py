@@ -40,7 +40,6 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("onnx", "measured on onnxruntime"),
         ("torch", "measured on torch"),
         ("mnn", "estimated"),
-        ("coreml", "estimated"),
         (None, "estimated"),
     ],
 )
@@ -57,7 +56,7 @@ def test_costs_are_of_the_target(target: str | None, unit: str, tmp_path: Path) 
     assert list(tmp_path.rglob("*.json")) != [] or "estimated" in unit
 
 
-@pytest.mark.parametrize("target", ["onnx", "torch"])
+@pytest.mark.parametrize("target", [pytest.param("onnx", marks=pytest.mark.slow), "torch"])
 def test_other_function_in_the_runtime_is_no_result(target: str) -> None:
     """What float64 proved can still be lost in the file: the last proof looks there."""
     model = Stream().eval()

@@ -219,11 +219,11 @@ def test_dynamic_size_that_the_result_cannot_keep(monkeypatch: pytest.MonkeyPatc
     """It must be told as what removal did, not as a fault of the model."""
     calls: list[Any] = []
 
-    def fails_the_second_time(*arguments: Any) -> Any:
+    def fails_the_second_time(*arguments: Any, **options: Any) -> Any:
         calls.append(arguments)
         if len(calls) > 1:
             raise CaptureError("You marked height as dynamic", where="net.py:3: return x")
-        return capture(*arguments)
+        return capture(*arguments, **options)
 
     monkeypatch.setattr(simplification, "capture", fails_the_second_time)
     with pytest.raises(RemovalError, match=r"without its dead channels.*marked height as dynamic"):

@@ -18,7 +18,7 @@ from pdp_export.graph.archive import load_program, save_program
 from pdp_export.graph.capture import capture, quiet_export
 from pdp_export.graph.channel_groups import channel_groups
 from pdp_export.graph.facts import Facts
-from pdp_export.removal import channel_removal, remove_channels
+from pdp_export.removal import carrying_out, remove_channels
 from sample_models.mobilenet_v1 import mobilenet_v1
 from sample_models.mobilenet_v2 import mobilenet_v2
 from sample_models.resnet import resnet_cifar
@@ -121,7 +121,7 @@ def test_report_counts(check: Check) -> None:
 def test_wrong_plan_gives_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
     """A rule that lies must be caught by the proof, which names the first node that differs."""
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 2, 3))
-    truth = channel_removal.channel_facts
+    truth = carrying_out.channel_facts
 
     def lie(module: GraphModule) -> Facts:
         facts = truth(module)
@@ -131,7 +131,7 @@ def test_wrong_plan_gives_no_result(monkeypatch: pytest.MonkeyPatch) -> None:
                 facts.constants[node][0, 3] = 0.0
         return facts
 
-    monkeypatch.setattr(channel_removal, "channel_facts", lie)
+    monkeypatch.setattr(carrying_out, "channel_facts", lie)
     with pytest.raises(ProofError, match="changed the function") as error:
         remove_channels(model, (torch.randn(2, 3, 12, 12),))
     assert error.value.where == "conv2d_1 (aten.conv2d in 2)"

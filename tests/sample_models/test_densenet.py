@@ -10,6 +10,7 @@ from pdp_export.graph.counting import count
 from sample_models.densenet import DenseBlock, densenet121, densenet_cifar
 
 
+@pytest.mark.slow
 def test_densenet121_has_the_published_size_and_work():
     """A layer too few or a stride in the wrong place, and no figure could be compared with another tool's."""
     model = densenet121().eval()

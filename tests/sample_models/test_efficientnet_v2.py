@@ -11,6 +11,7 @@ from pdp_export.graph.counting import count
 from sample_models.efficientnet_v2 import Block, SqueezeExcitation, efficientnet_v2, efficientnet_v2_s
 
 
+@pytest.mark.slow
 def test_efficientnet_v2_s_has_the_published_size_and_work():
     """A gate squeezed from the wrong width or a stride in the wrong place spoils every comparison."""
     model = efficientnet_v2_s().eval()
