@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from pdp_export.tasks.user_files import source_files
 def input_hash(stage: Stage, recipe: Recipe, book: Manifest) -> str:
     """Return the hash of everything a stage reads: recipe keys, the user's files, outputs of its needs, our version."""
     values = recipe.model_dump(mode="json")
-    read: dict[str, Any] = {section: values[section] for section in stage.sections}
+    read: dict[str, Any] = {keys: reduce(getitem, keys.split("."), values) for keys in stage.sections}
     read["needs"] = {need: book.stages[need].output_sha256 for need in stage.needs}
     read["sources"] = user_files(recipe, stage.sections)
     read["tool"] = environment.tool_version()

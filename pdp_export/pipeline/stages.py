@@ -1,7 +1,8 @@
 """The pipeline as a visible list: one line and one reason per stage.
 
-A stage reads the outputs of the stages in `needs` and the recipe keys in `sections`; nothing else may
-change its result. That is what makes resuming safe: a stage is skipped only if all of it is unchanged.
+A stage reads the outputs of the stages in `needs` and the recipe keys in `sections` ("benchmark.threads" is one key of
+a section); nothing else may change its result. That is what makes resuming safe: a stage is skipped only if all of
+it is unchanged.
 """
 
 from __future__ import annotations
@@ -34,8 +35,8 @@ STAGES = (
           "the only stage that may change the function: soft masks while training"),
     Stage("harden", ("train-dense", "prune"), (*_TASK, "pruning"), "pdp_export.pipeline.harden:run",
           "masks become exact zeros, from here on the only record of pruning"),
-    Stage("remove-channels", ("train-dense", "harden"), (*_TASK, "pruning", "removal"),
-          "pdp_export.pipeline.remove:run",
+    Stage("remove-channels", ("train-dense", "harden"),
+          (*_TASK, "pruning", "removal", "targets", "benchmark.threads"), "pdp_export.pipeline.remove:run",
           "after the zeros are exact and before any format knows the shapes"),
     Stage("convert", ("remove-channels",), (*_TASK, "preprocessing", "targets", "pruning"),
           "pdp_export.pipeline.convert:run", "one file per target, dense and pruned; sparse encoding comes last"),
