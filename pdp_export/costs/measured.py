@@ -30,6 +30,7 @@ class Measured:
     cache: TimeCache
     fills: tuple[int, ...]
     worthwhile: float = 0.03
+    before_concatenations: bool = False
 
     @property
     def name(self) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,34 +35,38 @@ def onnx_run(work: LayerWork, threads: int) -> Run:
     options.log_severity_level = 4
     model = onnx_layer(work)
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    (given,) = session.get_inputs()
-    value = np.random.default_rng(0).standard_normal(given.shape, dtype=np.float32)
-    return lambda: session.run(None, {given.name: value})
+    random = np.random.default_rng(0)
+    values = {given.name: random.standard_normal(given.shape, dtype=np.float32) for given in session.get_inputs()}
+    return lambda: session.run(None, values)
 
 
 def onnx_layer(work: LayerWork) -> ModelProto:
-    """Return the model: neighbour, gather, layer, padding and gather, neighbour."""
+    """Return the model: neighbour, gather, layer, padding and gather, neighbour; a linear layer has no neighbours."""
     from onnx import TensorProto, helper
 
     parts = sample(work)
     nodes = _linear(work, parts) if work.kind == "linear" else _convolutional(work, parts)
     batch, *spatial = work.source
-    shape = [batch, work.available] if work.kind == "linear" else [batch, _THIN, *spatial]
-    given, result = (
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in (("x", shape), ("y", None))
-    )
-    graph = helper.make_graph(nodes, "layer", [given], [result])
+    shapes = {"x": [batch, work.available] if work.kind == "linear" else [batch, _THIN, *spatial]}
+    if work.kind == "linear" and work.parts:
+        shapes = {f"part{number}": [batch, width] for number, width in enumerate(work.parts)}
+    given = [helper.make_tensor_value_info(name, TensorProto.FLOAT, size) for name, size in shapes.items()]
+    result = helper.make_tensor_value_info("y", TensorProto.FLOAT, None)
+    graph = helper.make_graph(nodes, "layer", given, [result])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=9)
 
 
 def _linear(work: LayerWork, parts: Sample) -> list[NodeProto]:
     from onnx import helper
 
-    nodes, last = _selected(parts, "x", axis=1)
-    stages, last = _stages(work, last)
-    nodes += stages
-    nodes += [_constant("weight", parts.weight.T), _constant("bias", parts.bias)]
-    nodes.append(helper.make_node("Gemm", [last, "weight", "bias"], ["made"]))
+    if work.parts:
+        nodes = _summed(work, parts, lambda inputs, made: helper.make_node("Gemm", inputs, [made], transB=1))
+    else:
+        nodes, last = _selected(parts, "x", axis=1)
+        stages, last = _stages(work, last)
+        nodes += stages
+        nodes += [_constant("weight", parts.weight.T), _constant("bias", parts.bias)]
+        nodes.append(helper.make_node("Gemm", [last, "weight", "bias"], ["made"]))
     behind, last = _expanded(parts, "made", axis=1, rank=2)
     return [*nodes, *behind, helper.make_node("Identity", [last], ["y"])]
 
@@ -70,12 +75,7 @@ def _convolutional(work: LayerWork, parts: Sample) -> list[NodeProto]:
     from onnx import helper
 
     rank = len(work.kernel)
-    ones = [1] * rank
-    before = np.full((work.available, _THIN, *ones), 0.5, np.float32)
-    after = np.full((_THIN, work.wanted, *ones), 0.5, np.float32)
-    nodes = [_constant("before", before), helper.make_node("Conv", ["x", "before"], ["read"])]
-    front, last = _selected(parts, "read", axis=1)
-    stages, last = _stages(work, last)
+    after = np.full((_THIN, work.wanted, *[1] * rank), 0.5, np.float32)
     settings: dict[str, Any] = {
         "strides": work.stride, "dilations": work.dilation, "group": work.groups,
         "pads": [*(low for low, _ in parts.padding), *(high for _, high in parts.padding)],
@@ -83,10 +83,43 @@ def _convolutional(work: LayerWork, parts: Sample) -> list[NodeProto]:
     if work.kind == "transposed":
         settings["output_padding"] = parts.output_padding
     kind = "ConvTranspose" if work.kind == "transposed" else "Conv"
-    layer = helper.make_node(kind, [last, "weight", "bias"], ["made"], **settings)
-    nodes += [*front, *stages, _constant("weight", parts.weight), _constant("bias", parts.bias), layer]
+    if work.parts:
+        nodes = [node for number, width in enumerate(work.parts) for node in _neighbour(width, rank, f"part{number}")]
+        nodes += _summed(work, parts, lambda inputs, made: helper.make_node(kind, inputs, [made], **settings))
+    else:
+        front, last = _selected(parts, "read", axis=1)
+        stages, last = _stages(work, last)
+        layer = helper.make_node(kind, [last, "weight", "bias"], ["made"], **settings)
+        nodes = [*_neighbour(work.available, rank, "read"), *front, *stages]
+        nodes += [_constant("weight", parts.weight), _constant("bias", parts.bias), layer]
     behind, last = _expanded(parts, "made", axis=1, rank=rank + 2)
     return [*nodes, *behind, _constant("after", after), helper.make_node("Conv", [last, "after"], ["y"])]
+
+
+def _neighbour(channels: int, rank: int, result: str) -> list[NodeProto]:
+    """Return what makes a tensor of so many channels out of the thin input."""
+    from onnx import helper
+
+    weight = np.full((channels, _THIN, *[1] * rank), 0.5, np.float32)
+    return [_constant(f"{result}_weight", weight), helper.make_node("Conv", ["x", f"{result}_weight"], [result])]
+
+
+def _summed(work: LayerWork, sample: Sample, layer: Callable[[list[str], str], NodeProto]) -> list[NodeProto]:
+    """Return one layer on each of "part0", "part1", ..., and their sum, "made"."""
+    from onnx import helper
+
+    nodes, total = [_constant("bias", sample.bias)], ""
+    weights = np.split(sample.weight, np.cumsum(work.parts)[:-1], axis=0 if work.kind == "transposed" else 1)
+    for number, weight in enumerate(weights):
+        term = f"term{number}" if total or len(weights) > 1 else "made"
+        nodes.append(_constant(f"weight{number}", weight))
+        nodes.append(layer([f"part{number}", f"weight{number}", *(["bias"] if not number else [])], term))
+        if total:
+            result = "made" if number == len(weights) - 1 else f"sum{number}"
+            nodes.append(helper.make_node("Add", [total, term], [result]))
+            term = result
+        total = term
+    return nodes
 
 
 def _selected(parts: Sample, source: str, axis: int) -> tuple[list[NodeProto], str]:

@@ -22,12 +22,12 @@ def torch_run(work: LayerWork) -> Run:
     """Return a function that runs the layer once, in the threads that torch has."""
     parts = sample(work)
     batch, *spatial = work.source
-    x = torch.randn(batch, work.available, *spatial)
+    inputs = [torch.randn(batch, width, *spatial) for width in work.parts or (work.available,)]
     layer = _Layer(work, parts)
 
     @torch.no_grad()
     def run() -> Tensor:
-        return layer(x)
+        return layer(inputs)
 
     return run
 
@@ -35,25 +35,33 @@ def torch_run(work: LayerWork) -> Run:
 class _Layer:
     def __init__(self, work: LayerWork, parts: Sample) -> None:
         self._work = work
-        self._weight, self._bias = torch.from_numpy(parts.weight), torch.from_numpy(parts.bias)
+        axis = 0 if work.kind == "transposed" else 1
+        weight = torch.from_numpy(parts.weight)
+        self._weights = (
+            [part.contiguous() for part in torch.split(weight, list(work.parts), axis)] if work.parts else [weight]
+        )
+        self._biases = [torch.from_numpy(parts.bias), *[None] * (len(self._weights) - 1)]
         self._selected = None if parts.selected is None else torch.from_numpy(parts.selected)
         self._expanded = None if parts.expanded is None else torch.from_numpy(parts.expanded)
         self._ones = torch.ones(work.columns)
         self._padding = tuple(high for _, high in parts.padding)
         self._output_padding = parts.output_padding
 
-    def __call__(self, x: Tensor) -> Tensor:
+    def __call__(self, inputs: list[Tensor]) -> Tensor:
+        x = inputs[0]
         if self._selected is not None:
             x = x.index_select(1, self._selected)
         for stage in self._work.before:
             x = F.batch_norm(x, self._ones, self._ones) if stage == "norm" else F.relu(x)
-        x = self._layer(x)
+        x, *others = (self._layer(*term) for term in zip((x, *inputs[1:]), self._weights, self._biases, strict=True))
+        for other in others:
+            x = x + other
         if self._expanded is not None:
             x = F.pad(x, [0, 0] * (x.dim() - 2) + [0, 1]).index_select(1, self._expanded)
         return x
 
-    def _layer(self, x: Tensor) -> Tensor:
-        work, weight, bias = self._work, self._weight, self._bias
+    def _layer(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        work = self._work
         if work.kind == "linear":
             return F.linear(x, weight, bias)
         if work.kind == "transposed":

@@ -123,6 +123,15 @@ def replace_tensor(module: GraphModule, name: str, tensor: Tensor) -> None:
     setattr(owner, leaf, tensor)
 
 
+def free_name(module: GraphModule, name: str) -> str:
+    """Return a fully qualified name that nothing in the module has: this one, or it with a number behind it."""
+    prefix, _, leaf = name.rpartition(".")
+    owner, free, number = module.get_submodule(prefix), leaf, 0
+    while getattr(owner, free, None) is not None:
+        free, number = f"{leaf}_{number + 1}", number + 1
+    return f"{prefix}.{free}".lstrip(".")
+
+
 def used_tensors(module: GraphModule) -> dict[str, Node]:
     """Return the ``get_attr`` node of every tensor that the graph reads, by fully qualified name."""
     found = {str(node.target): node for node in module.graph.nodes if node.op == "get_attr"}

@@ -33,7 +33,10 @@ Make = Callable[[], "ExportedProgram"]
 
 def rivals(measured: Measured) -> dict[str, CostModel]:
     """Return other plans than the measured one that have turned out faster on some network."""
-    found: dict[str, CostModel] = {"gathers preferred": replace(measured, worthwhile=-LENIENCE)}
+    found: dict[str, CostModel] = {
+        "gathers preferred": replace(measured, worthwhile=-LENIENCE),
+        "gathers before concatenations": replace(measured, before_concatenations=True),
+    }
     for width in measured.fills:
         name = "gathers everywhere" if width == 1 else f"gathers everywhere, widths of {width}"
         found[name] = replace(measured, fills=(width,), worthwhile=-math.inf)

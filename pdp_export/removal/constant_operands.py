@@ -8,8 +8,8 @@ from torch.fx import GraphModule, Node
 from pdp_export.graph.facts import Facts, grids
 from pdp_export.graph.nodes import aten, is_tensor, operator, value
 from pdp_export.graph.operators import BINARY
-from pdp_export.removal.copies import stored_node
 from pdp_export.removal.folding import drop_dead_code
+from pdp_export.removal.gathers import stored_node
 
 _NEUTRAL = {aten.add, aten.sub}
 

@@ -4,42 +4,36 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.fx import GraphModule, Node
 
 from pdp_export.graph.nodes import argument, aten, operator, shape, tensor_of
-from pdp_export.graph.slots import Ids
-from pdp_export.removal.hoisting import hoist_selects
+from pdp_export.removal.concatenations import absorbed
+from pdp_export.removal.gathers import first_user, gather, stored_node
+from pdp_export.removal.hoisting import hoisted
 from pdp_export.removal.narrow_options import Narrowing
+from pdp_export.removal.own_results import give_own_results
 from pdp_export.removal.planning import Plan
 
 
 def insert_copies(plan: Plan) -> None:
     """Connect every narrowed layer with the tensors around it; layers that select the same share one gather."""
     selected: dict[tuple[Node, bytes], Node] = {}
+    supplied = {reader for sharing in plan.sharings for reader in sharing.readers}
     for node, narrow in plan.narrowed.items():
-        _select(plan, node, narrow, selected)
+        if node not in supplied:
+            _select(plan, node, narrow, selected)
         _expand(plan, node, narrow)
-    hoist_selects(plan.trace.module, list(selected.values()))
+    for sharing in plan.sharings:
+        give_own_results(plan.trace.module, sharing)
+    _raise(plan, list(selected.values()))
 
 
-def gather(module: GraphModule, source: Node, axis: int, places: Ids, name: str) -> Node:
-    """Add ``source.index_select(axis, places)`` at the graph's point of insertion."""
-    order = stored_node(module, torch.from_numpy(places), f"{name}_order")
-    result: Node = module.graph.call_function(aten.index_select.default, (source, axis, order))
-    return result
-
-
-def stored_node(module: GraphModule, tensor: Tensor, name: str) -> Node:
-    """Keep a tensor in the module under a free name, and add a node that reads it."""
-    free, number = name, 0
-    while hasattr(module, free):
-        number += 1
-        free = f"{name}_{number}"
-    module.register_buffer(free, tensor)
-    node = module.graph.get_attr(free)
-    node.meta["val"] = tensor
-    return node
+def _raise(plan: Plan, selects: list[Node]) -> None:
+    """Move each select as far up as it gets: in front of element-wise work, and of concatenations."""
+    while selects:
+        select = selects.pop()
+        moved = hoisted(plan.trace.module, select)
+        selects += [moved] if moved is not None else absorbed(plan, select) or ()
 
 
 def _select(plan: Plan, node: Node, narrow: Narrowing, selected: dict[tuple[Node, bytes], Node]) -> None:
@@ -49,15 +43,10 @@ def _select(plan: Plan, node: Node, narrow: Narrowing, selected: dict[tuple[Node
     source = argument(node, "input")
     key = (source, columns.tobytes())
     if key not in selected:
-        with node.graph.inserting_before(_first_user(source)):
+        with node.graph.inserting_before(first_user(source)):
             places = np.searchsorted(kept, columns)
             selected[key] = gather(plan.trace.module, source, _axis(node, source), places, f"{node.name}_input")
     node.replace_input_with(source, selected[key])
-
-
-def _first_user(source: Node) -> Node:
-    found: Node = next(node for node in source.graph.nodes if node in source.users)
-    return found
 
 
 def _expand(plan: Plan, node: Node, narrow: Narrowing) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 from pdp_export.errors import UsageError
@@ -31,7 +31,8 @@ class LayerWork:
     It reads `columns` channels of the `available` that its input has, and makes `rows` channels of the `wanted` that
     its output needs. `before` is element-wise work in front of it, done for the channels that it reads. `source` and
     `result` are the sizes (N, spatial...) of both without their channels; a linear layer has all its rows in N.
-    `kernel`, `stride` and `dilation` have one entry for each spatial axis.
+    `kernel`, `stride` and `dilation` have one entry for each spatial axis. Where there are `parts`, the columns come
+    in so many tensors, of so many channels each, and the layer is the sum of one on each; then there is no `before`.
     """
 
     kind: Kind
@@ -46,6 +47,7 @@ class LayerWork:
     dilation: tuple[int, ...] = ()
     groups: int = 1
     before: tuple[Stage, ...] = ()
+    parts: tuple[int, ...] = ()
 
     @property
     def weights(self) -> int:
@@ -66,6 +68,9 @@ class LayerWork:
             yield CopyWork(self.wanted, math.prod(self.result), padded=True)
 
 
+_NODE = 40
+"""A layer and an addition more take about as many bytes in a file as so many numbers."""
+
 _NO_REUSE = 4
 """A layer of many groups loads each input for so few results that it takes as long as this many columns."""
 
@@ -85,6 +90,10 @@ class CostModel(Protocol):
     def fills(self) -> tuple[int, ...]:
         """The multiples that the width of a narrowed layer may be filled to; 1 for as narrow as can be."""
 
+    @property
+    def before_concatenations(self) -> bool:
+        """Whether every select moves in front of a concatenation, where that makes several of it."""
+
     def costs(self, options: Sequence[LayerWork]) -> list[float]:
         """Return what each option of one layer costs."""
 
@@ -96,6 +105,7 @@ class Macs:
     fills: tuple[int, ...] = (1,)
     name: str = "multiply-accumulates"
     worthwhile: float = 0.0
+    before_concatenations: bool = False
 
     def costs(self, options: Sequence[LayerWork]) -> list[float]:
         """Return rows x columns x taps x positions."""
@@ -109,6 +119,7 @@ class Never:
     fills: tuple[int, ...] = (1,)
     name: str = "no gathers"
     worthwhile: float = 0.0
+    before_concatenations: bool = False
 
     def costs(self, options: Sequence[LayerWork]) -> list[float]:
         """Return infinity for a gather, and else nothing."""
@@ -122,10 +133,14 @@ class Size:
     fills: tuple[int, ...] = (1,)
     name: str = "stored numbers"
     worthwhile: float = 0.0
+    before_concatenations: bool = False
 
     def costs(self, options: Sequence[LayerWork]) -> list[float]:
-        """Return the number of weights and twice the number of indices."""
-        return [float(work.weights + 2 * sum(copy.channels for copy in work.copies)) for work in options]
+        """Return the number of weights, twice the number of indices, and what more layers take."""
+        return [
+            float(work.weights + 2 * sum(copy.channels for copy in work.copies) + _NODE * max(len(work.parts) - 1, 0))
+            for work in options
+        ]
 
 
 @dataclass(frozen=True)
@@ -143,12 +158,16 @@ class Analytic:
     call_us: float = 4.0
     name: str = "estimated microseconds"
     worthwhile: float = 0.1
+    before_concatenations: bool = False
 
     def costs(self, options: Sequence[LayerWork]) -> list[float]:
         """Return the time of the blocks that the channels fill, and of the copies."""
         return [self._layer(work) + sum(map(self._copy, work.copies)) for work in options]
 
     def _layer(self, work: LayerWork) -> float:
+        if work.parts:
+            terms = sum(self._layer(replace(work, columns=part, available=part, parts=())) for part in work.parts)
+            return terms + (len(work.parts) - 1) * self._passes(3, work.rows, math.prod(work.result))
         rows, columns = (math.ceil(count / self.block) * self.block for count in (work.rows, work.columns))
         pairs = rows * columns if work.groups == 1 else rows * max(work.columns // work.groups, _NO_REUSE)
         macs = work.macs / (work.rows * work.columns // work.groups) * pairs
@@ -156,8 +175,10 @@ class Analytic:
         return self.call_us + macs / self.macs_per_us + stages
 
     def _copy(self, copy: CopyWork) -> float:
-        passes = 3 * (2 if copy.padded else 1)
-        return self.call_us + passes * 4 * copy.channels * copy.positions / self.bytes_per_us
+        return self._passes(6 if copy.padded else 3, copy.channels, copy.positions)
+
+    def _passes(self, number: int, channels: int, positions: int) -> float:
+        return self.call_us + number * 4 * channels * positions / self.bytes_per_us
 
 
 def cost_model(objective: Objective, align: int | Sequence[int]) -> CostModel:

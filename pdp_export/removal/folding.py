@@ -15,6 +15,7 @@ from pdp_export.graph.nodes import (
     TRANSPOSED_CONVOLUTIONS,
     argument,
     aten,
+    free_name,
     operator,
     replace_tensor,
     set_argument,
@@ -110,12 +111,8 @@ def _scaled(weight: Tensor, scale: Tensor, layer: Node) -> Tensor:
 
 def new_bias_name(module: GraphModule, weight_name: str) -> str:
     """Return a free name for the bias that a layer gets: the weight's neighbour."""
-    prefix, _, leaf = weight_name.rpartition(".")
-    name = leaf.removesuffix("weight") + "bias" if leaf.endswith("weight") else f"{leaf}_bias"
-    owner, free, number = module.get_submodule(prefix), name, 0
-    while hasattr(owner, free) and getattr(owner, free) is not None:
-        free, number = f"{name}_{number + 1}", number + 1
-    return f"{prefix}.{free}".lstrip(".")
+    stem = weight_name.removesuffix("weight")
+    return free_name(module, f"{stem}bias" if stem != weight_name else f"{weight_name}_bias")
 
 
 def set_bias(module: GraphModule, layer: Node, name: str, bias: Tensor) -> None:

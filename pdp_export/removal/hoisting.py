@@ -8,6 +8,8 @@ the selected channels as well: f(x)[c] = f(x[c]) element by element.
 from __future__ import annotations
 
 import operator as python_operator
+from collections.abc import Iterator
+from typing import cast
 
 from torch.fx import GraphModule, Node
 
@@ -19,25 +21,28 @@ NARROWED = "narrowed"
 """Set in the meta of a node whose result has fewer channels than the plan says."""
 
 
-def hoist_selects(module: GraphModule, gathers: list[Node]) -> None:
-    """Move each gather as far up as it gets, in place."""
-    for gather in gathers:
-        while (moved := _hoisted(module, gather)) is not None:
-            gather = moved  # noqa: PLW2901
-
-
 def crossed(module: GraphModule, layer: Node, axis: int) -> tuple[Stage, ...]:
     """Return the element-wise work in front of a layer that a select would move ahead of, first things first."""
-    found: list[Stage] = []
+    return tuple("norm" if stored else "unary" for _, stored in reversed(list(_way_up(module, layer, axis))))
+
+
+def end_of_way(module: GraphModule, layer: Node, axis: int) -> Node:
+    """Return the node behind which a select in front of a layer would end."""
+    end = argument(layer, "input")
+    for first, _ in _way_up(module, layer, axis):
+        end = first.args[0]
+    return cast(Node, end)
+
+
+def _way_up(module: GraphModule, layer: Node, axis: int) -> Iterator[tuple[Node, list[str]]]:
     reader, last = layer, argument(layer, "input")
     while (crossing := _crossing(module, reader, last, axis)) is not None:
-        reader, stored = crossing
-        found.insert(0, "norm" if stored else "unary")
-        last = reader.args[0]
-    return tuple(found)
+        yield crossing
+        reader = crossing[0]
+        last = cast(Node, reader.args[0])
 
 
-def _hoisted(module: GraphModule, gather: Node) -> Node | None:
+def hoisted(module: GraphModule, gather: Node) -> Node | None:
     """Exchange a gather with the operation whose result it reads; None where it must stay."""
     last, axis, indices = argument(gather, "self"), argument(gather, "dim"), argument(gather, "index")
     crossing = _crossing(module, gather, last, axis)
@@ -51,7 +56,7 @@ def _hoisted(module: GraphModule, gather: Node) -> Node | None:
     for name in stored:
         tensor = tensor_of(module, name)
         places = tensor_of(module, str(order.target))
-        replace_tensor(module, name, tensor.detach().index_select(_channel_axis(tensor.dim(), last, axis), places))
+        replace_tensor(module, name, tensor.detach().index_select(channel_axis(tensor.dim(), last, axis), places))
     for node in {first, last}:
         node.meta[NARROWED] = True
     gather.replace_all_uses_with(last)
@@ -71,11 +76,11 @@ def _crossing(module: GraphModule, reader: Node, last: Node, axis: int) -> tuple
         first = last.args[0]
         if operator(first) is not BATCH_NORM or list(first.users) != [last]:
             return None
-    stored = _stored_per_channel(module, first, axis)
-    return None if stored is None or not _same_shape(first.args[0], last) else (first, stored)
+    stored = stored_per_channel(module, first, axis)
+    return None if stored is None or not same_shape(first.args[0], last) else (first, stored)
 
 
-def _same_shape(source: object, result: Node) -> bool:
+def same_shape(source: object, result: Node) -> bool:
     """Tell whether an operation keeps its first operand's shape; what broadcasts has no such channels before it.
 
     What removal itself inserted has no traced shape, and ends the way up.
@@ -84,7 +89,7 @@ def _same_shape(source: object, result: Node) -> bool:
     return known and isinstance(source, Node) and shape(source) == shape(result)
 
 
-def _stored_per_channel(module: GraphModule, node: Node, axis: int) -> list[str] | None:
+def stored_per_channel(module: GraphModule, node: Node, axis: int) -> list[str] | None:
     """Return the stored tensors with an entry for each channel, of an operation that a gather may cross; else None."""
     kind, others = operator(node), [item for item in node.args[1:] if isinstance(item, Node)]
     if kind not in UNARY | IDENTITY | BINARY | {BATCH_NORM} or node.kwargs:
@@ -96,13 +101,13 @@ def _stored_per_channel(module: GraphModule, node: Node, axis: int) -> list[str]
         if other.op != "get_attr" or list(other.users) != [node]:
             return None
         tensor = tensor_of(module, str(other.target))
-        place = 0 if kind is BATCH_NORM else _channel_axis(tensor.dim(), node, axis)
+        place = 0 if kind is BATCH_NORM else channel_axis(tensor.dim(), node, axis)
         if place >= 0 and tensor.shape[place] > 1:
             found.append(str(other.target))
     return found
 
 
-def _channel_axis(dimensions: int, node: Node, axis: int) -> int:
+def channel_axis(dimensions: int, node: Node, axis: int) -> int:
     """Return the axis of a broadcast operand that is aligned with `axis` of the result; negative: it has none."""
     if node.target is python_operator.getitem:
         return 0

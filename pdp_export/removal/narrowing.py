@@ -8,7 +8,7 @@ of dead filters between them. Whether that pays is a question of cost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from torch.fx import Node
 
@@ -20,13 +20,18 @@ from pdp_export.removal.costs import CostModel
 from pdp_export.removal.narrow_options import AS_IT_IS, Candidate, Depthwise, Full, Narrowing
 from pdp_export.removal.readers import Mask, Reader
 from pdp_export.removal.records import LayerChoice
+from pdp_export.removal.sharing import SHARED, Settled, Sharing, sharings
 
 
 @dataclass(frozen=True)
 class Narrowings:
-    """The layers that had better be narrower than their tensors, the costs that say so, and what all layers cost."""
+    """The layers that had better be narrower than their tensors, the costs that say so, and what all layers cost.
+
+    `sharings` are those that get the channels they read by other means than a select.
+    """
 
     found: Mapping[Node, Narrowing]
+    sharings: Sequence[Sharing]
     choices: Sequence[LayerChoice]
     total: float
 
@@ -35,20 +40,27 @@ def narrowed(
     trace: Trace, facts: Facts, readers: list[Reader], removed: Mask, roots: Ids, cost: CostModel, *, count_all: bool
 ) -> Narrowings:
     """Choose for each layer; those without a choice are costed too where `count_all`, for the total."""
-    found: dict[Node, Narrowing] = {}
-    choices: list[LayerChoice] = []
-    total = 0.0
-    for layer in _candidates(trace, facts, readers, removed, roots):
-        options = layer.options(cost.fills)
-        if len(options) == 1 and not count_all:
-            continue
-        choice = _cheapest(layer, options, cost)
-        total += choice.costs[choice.chosen]
-        if len(options) > 1:
-            choices.append(choice)
-        if choice.chosen != AS_IT_IS:
-            found[layer.node] = options[choice.chosen]
-    return Narrowings(found, choices, total)
+    settled = {
+        layer.node: _settled(layer, cost, count_all=count_all)
+        for layer in _candidates(trace, facts, readers, removed, roots)
+    }
+    total = sum(item.cost for item in settled.values())
+    shared = list(sharings(trace, settled, cost))
+    for sharing, choice in shared:
+        total += choice.costs[choice.chosen] - choice.costs[SHARED]
+        for node, option in sharing.readers.items():
+            item = settled[node]
+            settled[node] = replace(item, choice=item.choice.model_copy(update={"chosen": option}))
+    choices = [item.choice for item in settled.values() if len(item.options) > 1]
+    found = {node: item.narrowing for node, item in settled.items() if item.choice.chosen != AS_IT_IS}
+    return Narrowings(found, [one for one, _ in shared], [*choices, *(choice for _, choice in shared)], total)
+
+
+def _settled(layer: Candidate, cost: CostModel, *, count_all: bool) -> Settled:
+    options = layer.options(cost.fills)
+    if len(options) > 1 or count_all:
+        return Settled(layer, options, _cheapest(layer, options, cost))
+    return Settled(layer, options, LayerChoice(layer=layer_of(layer.node), costs={AS_IT_IS: 0.0}, chosen=AS_IT_IS))
 
 
 def _cheapest(layer: Candidate, options: Mapping[str, Narrowing], cost: CostModel) -> LayerChoice:

@@ -19,6 +19,7 @@ from pdp_export.removal.narrowing import narrowed
 from pdp_export.removal.readers import Mask, Merge, Reader, readers_of
 from pdp_export.removal.reasons import VARIES
 from pdp_export.removal.records import LayerChoice
+from pdp_export.removal.sharing import Sharing
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,9 @@ class Plan:
 
     `removed` is what goes; `fillers` could go and stay to fill a width (or as the last channel);
     `blocked` says why a slot stays; `merges` which constant column of a reader takes over the others;
-    `narrowed` which layers work on fewer channels than stay, by which `choices`; `align` the multiple that widths
-    are filled to.
+    `narrowed` which layers work on fewer channels than stay, by which `choices`, `sharings` which of them read
+    results of their own; `align` the multiple that widths are filled to; `before_concatenations` that selects go there
+    however many that makes.
     """
 
     trace: Trace
@@ -39,8 +41,10 @@ class Plan:
     readers: list[Reader]
     merges: list[Merge]
     narrowed: Mapping[Node, Narrowing] = field(default_factory=dict)
+    sharings: Sequence[Sharing] = ()
     choices: Sequence[LayerChoice] = ()
     align: int = 1
+    before_concatenations: bool = False
 
     def stay(self, use: Use) -> Ids:
         """Return the positions along the axis of a stored tensor that stay."""
@@ -88,7 +92,10 @@ def plan_removal(trace: Trace, facts: Facts, aligns: Sequence[int], cost: CostMo
         removed = _filled(trace, roots, ~blocked, align)
         narrow = narrowed(trace, facts, readers, removed, roots, cost, count_all=len(aligns) > 1)
         fillers = ~blocked & ~removed
-        plan = Plan(trace, roots, removed, fillers, reasons, readers, merges, narrow.found, narrow.choices, align)
+        plan = Plan(
+            trace, roots, removed, fillers, reasons, readers, merges, narrow.found, narrow.sharings, narrow.choices,
+            align, cost.before_concatenations,
+        )  # fmt: skip
         plans.append((narrow.total, plan))
     return min(plans, key=lambda item: item[0])[1]
 

@@ -31,7 +31,8 @@ class LayerChoice(Record):
     """A layer that could work on fewer channels than its neighbours hold.
 
     `costs` are in the unit that the report names as `cost_of`, by option: "as it is", "select" (a gather in front),
-    "expand" (one behind), or both.
+    "expand" (one behind), or both. For a layer's result that others read different channels of: "shared", "recompute"
+    (a copy of the layer for each), "classes" (sums over classes of its channels).
     """
 
     layer: str

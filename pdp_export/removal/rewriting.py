@@ -14,8 +14,9 @@ from pdp_export.graph.nodes import (
     stored,
     tensor_of,
 )
-from pdp_export.removal.copies import gather, insert_copies
+from pdp_export.removal.copies import insert_copies
 from pdp_export.removal.folding import drop_dead_code, new_bias_name, set_bias
+from pdp_export.removal.gathers import gather
 from pdp_export.removal.grouping import Grouping, groupings
 from pdp_export.removal.planning import Plan
 from pdp_export.removal.readers import Mask, Merge, Reader, lines

@@ -10,7 +10,7 @@ from operator import getitem
 
 from torch.fx import GraphModule, Node
 
-from pdp_export.graph.nodes import aten, operator, replace_tensor, stored, tensor_of
+from pdp_export.graph.nodes import aten, free_name, operator, replace_tensor, stored, tensor_of
 
 _CUTS = {aten.split_with_sizes, aten.split, aten.chunk, aten.unbind}
 
@@ -29,17 +29,9 @@ def store_parts(module: GraphModule) -> None:
         parts = cut.target(tensor_of(module, str(source.target)).detach(), *cut.args[1:], **cut.kwargs)
         for user in list(cut.users):
             number = user.args[1]
-            name = _free(module, f"{source.target}_{number}")
+            name = free_name(module, f"{source.target}_{number}")
             replace_tensor(module, name, parts[number].clone())
             with module.graph.inserting_before(user):
                 node = module.graph.get_attr(name)
             node.meta = dict(user.meta)
             user.replace_all_uses_with(node)
-
-
-def _free(module: GraphModule, name: str) -> str:
-    prefix, _, leaf = name.rpartition(".")
-    owner = module.get_submodule(prefix)
-    while hasattr(owner, leaf):
-        leaf += "_"
-    return f"{prefix}.{leaf}".lstrip(".")

@@ -13,6 +13,7 @@ from torch.fx import GraphModule
 
 from pdp_export.graph.nodes import is_tensor, shape, tensor_of
 from pdp_export.removal.carrying_out import carry_out, workpiece
+from pdp_export.removal.concatenations import cuts_parts
 from pdp_export.removal.costs import CostModel
 from pdp_export.removal.planning import Plan
 from pdp_export.removal.records import RemovalReport
@@ -88,6 +89,8 @@ def _maker(prepared: Prepared, cost: CostModel) -> Callable[[], ExportedProgram]
 
 def _signature(plan: Plan) -> str:
     """Return what two plans have in common that take the same time: every layer's widths, and its gathers."""
+    shared = [(sharing.producer.name, len(sharing.classes)) for sharing in plan.sharings]
+    cut = plan.before_concatenations and cuts_parts(plan)
     layers = [
         (
             use.role,
@@ -98,13 +101,15 @@ def _signature(plan: Plan) -> str:
         )
         for use in plan.trace.uses
     ]
-    return json.dumps(layers)
+    return json.dumps([layers, shared, cut])
 
 
 def _key(module: GraphModule, costs: Mapping[str, CostModel]) -> str:
     """Return what names a network by all that plans depend on: its graph, sizes and zeros, and what decides."""
     known = hashlib.sha256(
-        repr([(name, cost.name, cost.fills, cost.worthwhile) for name, cost in costs.items()]).encode()
+        repr(
+            [(name, cost.name, cost.fills, cost.worthwhile, cost.before_concatenations) for name, cost in costs.items()]
+        ).encode()
     )
     for node in module.graph.nodes:
         size = shape(node) if is_tensor(node) else ()

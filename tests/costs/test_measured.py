@@ -34,10 +34,14 @@ def works(draw: st.DrawFn) -> LayerWork:
     kind = draw(st.sampled_from(["convolution", "transposed", "linear"]))
     available, wanted = draw(st.integers(1, 9)), draw(st.integers(1, 9))
     columns, rows = draw(st.integers(1, available)), draw(st.integers(1, wanted))
-    before = tuple(draw(st.lists(st.sampled_from(["norm", "unary"]), max_size=2)))
+    parts: tuple[int, ...] = ()
+    if draw(st.booleans()):
+        parts = tuple(draw(st.lists(st.integers(1, 4), min_size=1, max_size=3)))
+        columns = available = sum(parts)
+    before = tuple(draw(st.lists(st.sampled_from(["norm", "unary"]), max_size=0 if parts else 2)))
     if kind == "linear":
         places = (draw(st.integers(1, 4)),)
-        return LayerWork("linear", rows, columns, available, wanted, places, places, before=before)
+        return LayerWork("linear", rows, columns, available, wanted, places, places, before=before, parts=parts)
     axes = draw(st.integers(1, 3))
     kernel, stride, dilation = (tuple(draw(st.integers(1, 3)) for _ in range(axes)) for _ in range(3))
     padding = tuple(draw(st.integers(0, size // 2)) for size in kernel)
@@ -49,9 +53,9 @@ def works(draw: st.DrawFn) -> LayerWork:
         source.append(8)
         result.append(y.shape[2])
     sizes = (tuple(source), tuple(result), kernel, stride, dilation)
-    if kind == "convolution" and draw(st.booleans()):  # depthwise
+    if kind == "convolution" and not parts and draw(st.booleans()):  # depthwise
         return LayerWork(kind, columns, columns, available, max(wanted, columns), *sizes, columns, before)
-    return LayerWork(kind, rows, columns, available, wanted, *sizes, before=before)
+    return LayerWork(kind, rows, columns, available, wanted, *sizes, before=before, parts=parts)
 
 
 @settings(max_examples=60, deadline=None)

@@ -143,6 +143,18 @@ class Pixels(nn.Module):
         return self.down(F.pixel_unshuffle(self.between(F.pixel_shuffle(self.up(x), 2)).relu(), 2))
 
 
+class Branches(nn.Module):
+    """One layer whose result several others read, each its part of it."""
+
+    def __init__(self, trunk: nn.Module, branches: list[nn.Module]) -> None:
+        super().__init__()
+        self.trunk, self.branches = trunk, nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.trunk(x)
+        return torch.cat([branch(x) for branch in self.branches], 1)
+
+
 class Tokens(nn.Module):
     """A stem for numbers of words."""
 
@@ -233,6 +245,7 @@ class Builder:
                 "shared",
                 "sliced",
                 "pixels",
+                "branches",
                 *nested,
                 *nested,
             )
@@ -305,6 +318,13 @@ class Builder:
     def _pixels(self, width: int, depth: int) -> tuple[nn.Module, int]:
         del depth
         return Pixels(width), width
+
+    def _branches(self, width: int, depth: int) -> tuple[nn.Module, int]:
+        del depth
+        inner = self.draw.choice((6, 8))
+        trunk = nn.Sequential(nn.Conv2d(width, inner, 1), self.draw.choice(ACTIVATIONS)())
+        outs = [self.draw.choice((2, 3)) for _ in range(self.draw.choice((2, 2, 3)))]
+        return Branches(trunk, [self._convolution(inner, out) for out in outs]), sum(outs)
 
     def _residual(self, width: int, depth: int) -> tuple[nn.Module, int]:
         return Residual(self.same(width, depth), self.draw.choice(ACTIVATIONS)()), width
