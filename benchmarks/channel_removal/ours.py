@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.channel_removal.case import Case
-from benchmarks.channel_removal.dialect import plain
+from pdp_export.costs.onnx_networks import plain
 from pdp_export.pipeline.plan_times import PlanTimes, rivals
 from pdp_export.pipeline.removal_api import LAYER_BY_LAYER
 from pdp_export.removal.carrying_out import remove_from

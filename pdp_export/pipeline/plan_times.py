@@ -17,9 +17,8 @@ from pdp_export.removal.costs import CostModel, cost_model
 from pdp_export.targets import ConvertRequest
 
 if TYPE_CHECKING:
-    from torch.export import ExportedProgram
-
     from pdp_export.costs import Measured
+    from pdp_export.removal.whole_plans import Network, Networks
 
 SECONDS = 0.5
 """How long each network runs in all."""
@@ -28,7 +27,6 @@ LENIENCE = 0.15
 """What a gather may cost its own layer more, in the plan that bets on what it saves the others."""
 
 Run = Callable[[], object]
-Make = Callable[[], "ExportedProgram"]
 
 
 def rivals(measured: Measured) -> dict[str, CostModel]:
@@ -57,11 +55,11 @@ class PlanTimes:
         times = {name: time for name in names if (time := self.layers.cache.get(f"{key}/{name}")) is not None}
         return times if len(times) == len(names) else None
 
-    def timed(self, programs: Mapping[str, Make]) -> Mapping[str, float]:
-        """Make each program, and time all of them in turns: medians."""
+    def timed(self, networks: Networks) -> Mapping[str, float]:
+        """Make each network, and time all of them in turns: medians."""
         opened = _in_onnxruntime if self.layers.runtime == "onnxruntime" else _in_torch
-        runs = opened(list(programs.values()), self.layers.threads)
-        return dict(zip(programs, median_us(runs, threads=self.layers.threads, seconds=SECONDS), strict=True))
+        runs = opened([make() for make in networks.values()], self.layers.threads)
+        return dict(zip(networks, median_us(runs, threads=self.layers.threads, seconds=SECONDS), strict=True))
 
     def remember(self, key: str, times: Mapping[str, float]) -> None:
         """Keep the times where those of layers are."""
@@ -70,43 +68,56 @@ class PlanTimes:
         self.layers.cache.save()
 
 
-def _in_onnxruntime(makers: Sequence[Make], threads: int) -> list[Run]:
-    """Convert all programs in one child process, and open the files."""
-    from pdp_export.graph.archive import save_program
-    from pdp_export.pipeline.conversion import Job, convert_files
-    from pdp_export.pipeline.program_io import input_specs, output_names_of
+def _in_onnxruntime(networks: Sequence[Network], threads: int) -> list[Run]:
     from pdp_export.runtimes.onnx_runtime import open_session
 
     with tempfile.TemporaryDirectory(prefix="pdp-export-") as folder:
-        jobs: list[Job] = []
-        inputs: list[Any] = []
-        for number, make in enumerate(makers):
-            program, place = make(), Path(folder) / f"{number}.pt2"
-            save_program(program, place)
-            request = ConvertRequest(
-                inputs=input_specs(program, ()), outputs=output_names_of(program), encoding="dense"
-            )
-            jobs.append(Job(place, place.with_suffix(".onnx"), request))
-            inputs = [value.numpy() for value in _inputs(program)]
-        convert_files("onnx", jobs)
-        sessions = [open_session(job.path, threads) for job in jobs]
+        paths = [Path(folder) / f"{number}.onnx" for number in range(len(networks))]
+        if not _written_quickly(networks, paths):
+            _convert(networks, paths)
+        sessions = [open_session(path, threads) for path in paths]
     return [
-        partial(session.run, dict(zip((spec.name for spec in session.inputs), inputs, strict=True)))
-        for session in sessions
+        partial(session.run, dict(zip((spec.name for spec in session.inputs), _arrays(network), strict=True)))
+        for session, network in zip(sessions, networks, strict=True)
     ]
 
 
-def _in_torch(makers: Sequence[Make], threads: int) -> list[Run]:
+def _written_quickly(networks: Sequence[Network], paths: Sequence[Path]) -> bool:
+    """Write all of them, or say that one cannot be: files from different exporters would not be comparable."""
+    from pdp_export.costs.onnx_networks import quick_onnx
+
+    for network, path in zip(networks, paths, strict=True):
+        content = quick_onnx(network.module, network.inputs)
+        if content is None:
+            return False
+        path.write_bytes(content)
+    return True
+
+
+def _convert(networks: Sequence[Network], paths: Sequence[Path]) -> None:
+    """Convert all of them as files that are shipped, in one child process."""
+    from pdp_export.graph.archive import save_program
+    from pdp_export.pipeline.conversion import Job, convert_files
+    from pdp_export.pipeline.program_io import input_specs, output_names_of
+
+    jobs: list[Job] = []
+    for network, path in zip(networks, paths, strict=True):
+        program = network.program()
+        save_program(program, path.with_suffix(".pt2"))
+        request = ConvertRequest(inputs=input_specs(program, ()), outputs=output_names_of(program), encoding="dense")
+        jobs.append(Job(path.with_suffix(".pt2"), path, request))
+    convert_files("onnx", jobs)
+
+
+def _arrays(network: Network) -> list[Any]:
+    return [value.numpy() for value in network.inputs]
+
+
+def _in_torch(networks: Sequence[Network], threads: int) -> list[Run]:
     del threads  # torch has as many as it was set to
-    programs = [make() for make in makers]
-    return [partial(_eager, program.module(check_guards=False), _inputs(program)) for program in programs]
+    return [partial(_eager, network) for network in networks]
 
 
-def _eager(module: torch.nn.Module, inputs: tuple[Any, ...]) -> object:
+def _eager(network: Network) -> object:
     with torch.no_grad():
-        return module(*inputs)
-
-
-def _inputs(program: ExportedProgram) -> tuple[Any, ...]:
-    positional, _ = program.example_inputs or ((), {})
-    return tuple(positional)
+        return network.module(*network.inputs)

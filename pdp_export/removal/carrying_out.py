@@ -56,27 +56,41 @@ def workpiece(prepared: Prepared) -> Workpiece:
     return Workpiece(edited, facts, trace(edited), vanished)
 
 
+@dataclass(frozen=True)
+class Rewritten:
+    """A network with a plan carried out, not proven yet; the report lacks the proof and the counts."""
+
+    module: GraphModule
+    plan: Plan
+    report: RemovalReport
+
+
 def remove_from(
     prepared: Prepared, aligns: Sequence[int], cost: CostModel, *, stage: str
 ) -> tuple[GraphModule, RemovalReport]:
     """Plan, rewrite and prove in float64; the report lacks only the counts."""
     piece = workpiece(prepared)
-    return carry_out(piece, piece.plan(aligns, cost), prepared, cost_of=cost.name, stage=stage)
+    return proven(rewritten(piece, piece.plan(aligns, cost), cost_of=cost.name), prepared, stage=stage)
 
 
-def carry_out(
-    piece: Workpiece, plan: Plan, prepared: Prepared, *, cost_of: str, stage: str
-) -> tuple[GraphModule, RemovalReport]:
-    """Rewrite a workpiece by its plan, in place, and prove the result; the report lacks only the counts.
+def rewritten(piece: Workpiece, plan: Plan, *, cost_of: str) -> Rewritten:
+    """Rewrite a workpiece by its plan, in place."""
+    report = removal_report(plan, piece.facts, piece.vanished, align=plan.align, cost_of=cost_of)
+    apply_plan(plan)
+    return Rewritten(piece.module, plan, report)
+
+
+def proven(result: Rewritten, prepared: Prepared, *, stage: str) -> tuple[GraphModule, RemovalReport]:
+    """Prove that a rewritten network computes what the original does; the report lacks only the counts.
 
     Raises:
         ProofError: it differs by more than 1e-12 of max|y|.
     """
-    report = removal_report(plan, piece.facts, piece.vanished, align=plan.align, cost_of=cost_of)
-    apply_plan(plan)
-    error = prove(prepared.original, piece.module, prepared.cases, stage=stage, expected=_expected(plan, prepared))
+    error = prove(
+        prepared.original, result.module, prepared.cases, stage=stage, expected=_expected(result.plan, prepared)
+    )
     proof = {"proof_error": max(error, prepared.error), "proof_cases": len(prepared.cases)}
-    return piece.module, report.model_copy(update=proof)
+    return result.module, result.report.model_copy(update=proof)
 
 
 def _expected(plan: Plan, prepared: Prepared) -> Expected:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -12,18 +14,29 @@ from torch.export import ExportedProgram
 from torch.fx import GraphModule
 
 from pdp_export.graph.nodes import is_tensor, shape, tensor_of
-from pdp_export.removal.carrying_out import carry_out, workpiece
+from pdp_export.removal.carrying_out import Rewritten, proven, rewritten, workpiece
 from pdp_export.removal.concatenations import cuts_parts
 from pdp_export.removal.costs import CostModel
 from pdp_export.removal.planning import Plan
+from pdp_export.removal.precision import narrowed
+from pdp_export.removal.proof import Inputs
 from pdp_export.removal.records import RemovalReport
-from pdp_export.removal.rewriting import apply_plan
 from pdp_export.removal.simplification import Prepared, recapture
 
 MARGIN = 0.01
 """The share of its time by which another plan must be faster than the first to be taken in its place."""
 
-Programs = Mapping[str, Callable[[], ExportedProgram]]
+
+@dataclass(frozen=True)
+class Network:
+    """A network with one plan carried out: in float32, with what it reads; `program` captures it, which takes long."""
+
+    module: GraphModule
+    inputs: Inputs
+    program: Callable[[], ExportedProgram]
+
+
+Networks = Mapping[str, Callable[[], Network]]
 
 
 class Judge(Protocol):
@@ -32,8 +45,8 @@ class Judge(Protocol):
     def known(self, key: str, names: Sequence[str]) -> Mapping[str, float] | None:
         """Return the remembered time of each plan for a network, None unless all are known."""
 
-    def timed(self, programs: Programs) -> Mapping[str, float]:
-        """Make each program and time all of them side by side."""
+    def timed(self, networks: Networks) -> Mapping[str, float]:
+        """Make each network and time all of them side by side."""
 
     def remember(self, key: str, times: Mapping[str, float]) -> None:
         """Note the time of each plan for a network."""
@@ -50,26 +63,44 @@ def remove_by_best(
     Raises:
         ProofError: the result differs by more than 1e-12 of max|y|.
     """
-    piece = workpiece(prepared)
     key = _key(prepared.folded, costs)
-    times = judge.known(key, list(costs))
+    times, made = judge.known(key, list(costs)), dict[str, Rewritten]()
     if times is None:
-        times = _timed(prepared, {name: piece.plan(cost.fills, cost) for name, cost in costs.items()}, costs, judge)
+        made = _carried_out(prepared, costs)
+        times = _timed(prepared, made, judge)
         judge.remember(key, times)
     best = _fastest(times, favourite=next(iter(costs)))
-    plan = piece.plan(costs[best].fills, costs[best])
-    module, report = carry_out(piece, plan, prepared, cost_of=costs[best].name, stage=stage)
+    result = made[best] if made else _rewritten(prepared, costs[best])
+    made.clear()  # the others take memory
+    module, report = proven(result, prepared, stage=stage)
     return module, report.model_copy(update={"plan": best, "plans": times if any(times.values()) else {}})
 
 
-def _timed(
-    prepared: Prepared, plans: Mapping[str, Plan], costs: Mapping[str, CostModel], judge: Judge
-) -> Mapping[str, float]:
+def _carried_out(prepared: Prepared, costs: Mapping[str, CostModel]) -> dict[str, Rewritten]:
+    """Return the network by each plan; plans that take the same time share one."""
+    by_signature: dict[str, Rewritten] = {}
+    made = {}
+    for name, cost in costs.items():
+        piece = workpiece(prepared)
+        plan = piece.plan(cost.fills, cost)
+        signature = _signature(plan)
+        if signature not in by_signature:
+            by_signature[signature] = rewritten(piece, plan, cost_of=cost.name)
+        made[name] = by_signature[signature]
+    return made
+
+
+def _rewritten(prepared: Prepared, cost: CostModel) -> Rewritten:
+    piece = workpiece(prepared)
+    return rewritten(piece, piece.plan(cost.fills, cost), cost_of=cost.name)
+
+
+def _timed(prepared: Prepared, made: Mapping[str, Rewritten], judge: Judge) -> Mapping[str, float]:
     """Return the time of each plan, where equal ones are timed once; where all are equal, none is: zeros."""
-    first: dict[str, str] = {}
-    like = {name: first.setdefault(_signature(plan), name) for name, plan in plans.items()}
-    makers = {name: _maker(prepared, costs[name]) for name in first.values()}
-    found = judge.timed(makers) if len(makers) > 1 else {}
+    first: dict[int, str] = {}
+    like = {name: first.setdefault(id(result), name) for name, result in made.items()}
+    networks = {name: partial(_network, prepared, made[name].module) for name in first.values()}
+    found = judge.timed(networks) if len(networks) > 1 else {}
     return {name: found.get(twin, 0.0) for name, twin in like.items()}
 
 
@@ -78,13 +109,9 @@ def _fastest(times: Mapping[str, float], favourite: str) -> str:
     return best if times[best] < times[favourite] * (1 - MARGIN) else favourite
 
 
-def _maker(prepared: Prepared, cost: CostModel) -> Callable[[], ExportedProgram]:
-    def make() -> ExportedProgram:
-        piece = workpiece(prepared)
-        apply_plan(piece.plan(cost.fills, cost))
-        return recapture(piece.module, prepared)
-
-    return make
+def _network(prepared: Prepared, module: GraphModule) -> Network:
+    inputs = tuple(value.float() if value.is_floating_point() else value for value in prepared.inputs)
+    return Network(narrowed(module), inputs, partial(recapture, module, prepared))
 
 
 def _signature(plan: Plan) -> str:

@@ -10,7 +10,7 @@ from torch import nn
 
 from benchmarks.channel_removal import masks, ours, subjects
 from benchmarks.channel_removal.case import Case
-from benchmarks.channel_removal.dialect import folded, plain
+from benchmarks.channel_removal.dialect import folded
 from benchmarks.channel_removal.experiment import Bench, _judged
 from benchmarks.channel_removal.plan import Job
 from benchmarks.channel_removal.rivals.naive import naive
@@ -19,6 +19,7 @@ from benchmarks.channel_removal.rivals.upscale import _dropped
 from benchmarks.channel_removal.sessions import Opened
 from benchmarks.channel_removal.timing import Effort
 from benchmarks.channel_removal.variants import RIVALS
+from pdp_export.costs.onnx_networks import plain
 from pdp_export.graph.capture import capture
 from pdp_export.removal.costs import Macs, Never
 from sample_models.densenet import densenet_cifar

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.export import ExportedProgram
 
 from pdp_export.removal import remove_channels
 from pdp_export.removal.costs import CostModel, Macs, Never
 from pdp_export.removal.proof import LIMIT
-from pdp_export.removal.whole_plans import MARGIN
+from pdp_export.removal.whole_plans import MARGIN, Networks
 from tests.removal.test_narrowing import Stream
 
 X = torch.randn(2, 3, 9, 9, generator=torch.Generator().manual_seed(0))
@@ -29,9 +28,11 @@ class Clock:
         assert list(names) == list(COSTS)
         return self.memory.get(key)
 
-    def timed(self, programs: Mapping[str, Callable[[], ExportedProgram]]) -> Mapping[str, float]:
-        assert list(programs) == list(self.times)
-        self.widths += [make().state_dict["a.weight"].shape[1] for make in programs.values()]
+    def timed(self, networks: Networks) -> Mapping[str, float]:
+        assert list(networks) == list(self.times)
+        made = [make() for make in networks.values()]
+        self.widths += [network.module.state_dict()["a.weight"].shape[1] for network in made]
+        assert all(network.program().state_dict["a.weight"].dtype is torch.float32 for network in made)
         return self.times
 
     def remember(self, key: str, times: Mapping[str, float]) -> None:
