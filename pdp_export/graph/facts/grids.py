@@ -24,14 +24,15 @@ def filled(node: Node, said: bool) -> Tensor:
     return torch.full([1] * value(node).dim(), said)
 
 
-def compressed(tensor: Tensor) -> Tensor:
+def compressed(values: Tensor) -> Tensor:
     """Return the grid of a tensor: every axis along which nothing varies shrinks to size 1."""
+    tensor = values
     for axis, size in enumerate(tensor.shape):
         if size > 1:
             first = tensor.narrow(axis, 0, 1)
-            if tensor.stride(axis) == 0 or _equal(first.expand_as(tensor), tensor):
+            if tensor.stride(axis) == 0 or _same(tensor, first, axis):
                 tensor = first
-    return tensor.clone()
+    return tensor if tensor is values else tensor.clone()  # a view would keep all of the values
 
 
 def settled(grid: Tensor, node_value: Tensor) -> Tensor:
@@ -90,6 +91,12 @@ def lines(grid: Tensor, axes: tuple[int, ...], sizes: tuple[int, ...]) -> Tensor
     """Return a grid of needs along several axes, true where any entry of the others is; shape `sizes`."""
     others = tuple(axis for axis in range(grid.dim()) if axis not in axes)
     return any_over(grid, others).squeeze(others).expand(sizes)
+
+
+def _same(tensor: Tensor, first: Tensor, axis: int) -> bool:
+    """Tell whether all entries along an axis are equal; the last one mostly says no, at a fraction of the work."""
+    last = tensor.narrow(axis, tensor.shape[axis] - 1, 1)
+    return _equal(first, last) and _equal(first.expand_as(tensor), tensor)
 
 
 def _equal(first: Tensor, second: Tensor) -> bool:
