@@ -46,6 +46,9 @@ TARGET = Target(
     modules=("onnx", "onnxscript", "onnxruntime"),
     precisions=("fp32", "fp16", "int8"),
     encodings=("auto", "dense", *FAMILIES),
+    encodings_elsewhere={
+        "coo": "only .ort files have it: write .onnx with encoding auto, then run pdp-export convert --ort FILE.onnx"
+    },
     effects={
         "unstructured": Effects(
             size=Effect(expected=True, why="zeros are not stored: short gaps or masks, decoded by standard operators"),
@@ -67,6 +70,12 @@ TARGET = Target(
         "reduce_range": "int8: 7 bits for weights, for x86 CPUs without VNNI (default false)",
     },
 )
+
+ORT = TARGET.model_copy(update={
+    "name": "ort", "suffix": ".ort", "encodings": ("dense", "coo"),
+    "storage": {"fp32": {"dense": (32, 0), "coo": (0, 64)}},
+})  # fmt: skip
+"""What `convert --ort` makes of an .onnx file: decoders would be folded there, coordinates stay."""
 
 
 def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> None:
