@@ -7,12 +7,14 @@ last (optimizers and quantizers would undo the encoding). The proof reads the by
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pdp_export import onnx_external
 from pdp_export.converters import onnx_int8, onnx_sparse, onnx_weights, torch_onnx
-from pdp_export.converters.torch_onnx import PROTOBUF_LIMIT, export_plain_onnx, too_large
+from pdp_export.converters.torch_onnx import PROTOBUF_LIMIT, export_plain_onnx
 from pdp_export.encoding.choose import OBJECTIVES
 from pdp_export.encoding.codecs import FAMILIES, SPARSE_KEY
 from pdp_export.errors import ConversionError, UsageError, near_misses
@@ -46,6 +48,9 @@ TARGET = Target(
     modules=("onnx", "onnxscript", "onnxruntime"),
     precisions=("fp32", "fp16", "int8"),
     encodings=("auto", "dense", *FAMILIES),
+    encodings_elsewhere={
+        "coo": "only .ort files have it: write .onnx with encoding auto, then run pdp-export convert --ort FILE.onnx"
+    },
     effects={
         "unstructured": Effects(
             size=Effect(expected=True, why="zeros are not stored: short gaps or masks, decoded by standard operators"),
@@ -68,6 +73,12 @@ TARGET = Target(
     },
 )
 
+ORT = TARGET.model_copy(update={
+    "name": "ort", "suffix": ".ort", "encodings": ("dense", "coo"),
+    "storage": {"fp32": {"dense": (32, 0), "coo": (0, 64)}},
+})  # fmt: skip
+"""What `convert --ort` makes of an .onnx file: decoders would be folded there, coordinates stay."""
+
 
 def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> None:
     """Raise what `convert` would raise for the options, weights and axes (see `registry.Converter.check`)."""
@@ -77,24 +88,24 @@ def check(program: ExportedProgram, request: ConvertRequest, pattern: str) -> No
     request.check_pattern(TARGET, pattern)
     for _ in onnx_weights.float_parameters(program):
         pass
-    torch_onnx.check(program, request)
+    torch_onnx.check(program, request, _weight_limit(request))
     _axis_names(program, request)
 
 
 def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> None:
-    """Write `program` to `path` as ONNX with the weights inside.
+    """Write `program` to `path` as ONNX with the weights inside, or beside it where one file cannot hold them.
 
     The same program and request give the same bytes. The file carries `request.metadata` and nothing of this machine.
 
     Raises:
         UsageError: an option, an encoding or a precision that this target does not have; int8 without samples.
         ConversionError: an operator that ONNX lacks, a parametrized or non-float32 weight, a dynamic axis that the
-            program fixes, an opset that the exporter did not reach, a model of 2 GiB or more.
+            program fixes, an opset that the exporter did not reach, int8 for a model of 2 GiB or more.
         ProofError: the graph lost zeros of a weight.
     """
     opset, objective, reduce_range = _opset(request), _objective(request), _reduce_range(request)
     weights = onnx_weights.parameters(program)
-    model = export_plain_onnx(program, request, opset)
+    model = export_plain_onnx(program, request, opset, _weight_limit(request))
     _strip(model)
     _rename_symbols(model.graph, _axis_names(program, request))
     onnx_weights.restore_names(model, weights)
@@ -105,12 +116,17 @@ def convert(program: ExportedProgram, path: Path, request: ConvertRequest) -> No
     sparse = sum(code.encoding != "dense" for code in plan.values())
     for key, value in sorted({**request.metadata, **({SPARSE_KEY: str(sparse)} if sparse else {})}.items()):
         model.metadata_props.add(key=key, value=value)
-    data = _serialized(model)
-    written = _checked(data, opset)
-    stored = onnx_weights.constants(written) | onnx_sparse.decode(written, plan)
-    onnx_weights.prove_zeros(weights, stored)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(data)
+        onnx_external.write(model, temporary)
+        written, light = onnx_external.read_back(temporary)
+        _check(light, opset)
+        stored = onnx_weights.constants(written) | onnx_sparse.decode(written, plan)
+        onnx_weights.prove_zeros(weights, stored)
+
+
+def _weight_limit(request: ConvertRequest) -> int:
+    """Return how many bytes of weights can be written: the quantizer works on one file."""
+    return PROTOBUF_LIMIT if request.precision == "int8" else sys.maxsize
 
 
 def _opset(request: ConvertRequest) -> int:
@@ -178,19 +194,10 @@ def _rename_symbols(graph: GraphProto, names: Mapping[str, str]) -> None:
                 dimension.dim_param = re.sub(r"\w+", lambda m: names.get(m[0], m[0]), dimension.dim_param)
 
 
-def _serialized(model: ModelProto) -> bytes:
-    size = model.ByteSize()
-    if size > PROTOBUF_LIMIT:
-        raise too_large(size)
-    data: bytes = model.SerializeToString(deterministic=True)
-    return data
-
-
-def _checked(data: bytes, opset: int) -> ModelProto:
-    """Parse the bytes again, let onnx check them in full, and compare the opset with what was asked."""
+def _check(model: ModelProto, opset: int) -> None:
+    """Let onnx check what was written in full, and compare the opset with what was asked."""
     import onnx
 
-    model: ModelProto = onnx.ModelProto.FromString(data)
     try:
         onnx.checker.check_model(model, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
@@ -202,4 +209,3 @@ def _checked(data: bytes, opset: int) -> ModelProto:
             where="targets: onnx: opset",
             hint=f"leave it out for {DEFAULT_OPSET}",
         )
-    return model

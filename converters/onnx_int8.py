@@ -84,7 +84,13 @@ def quantize(model: ModelProto, calibration: Mapping[str, Array], *, reduce_rang
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
                 calibrate_method=CalibrationMethod.MinMax,
-                extra_options={"WeightSymmetric": True, "ActivationSymmetric": False},
+                extra_options={
+                    "WeightSymmetric": True,
+                    "ActivationSymmetric": False,
+                    "TensorQuantOverrides": {
+                        name: [{"quant_type": QuantType.QInt8, "symmetric": True}] for name in _tables(model)
+                    },
+                },
             )
             quantized: ModelProto = onnx.ModelProto.FromString(written.read_bytes())
     except (ValueError, RuntimeError, AttributeError, KeyError, NotImplementedError) as error:
@@ -100,6 +106,12 @@ def quantize(model: ModelProto, calibration: Mapping[str, Array], *, reduce_rang
     if not any(node.op_type == "DequantizeLinear" for node in quantized.graph.node):
         raise ConversionError("the model has no layer that int8 applies to", where="targets: onnx: precision")
     return quantized
+
+
+def _tables(model: ModelProto) -> set[str]:
+    """Return the weights that Gather reads (embeddings): the quantizer takes them for activations with a zero point."""
+    weights = {item.name for item in model.graph.initializer if item.data_type == item.FLOAT and len(item.dims) > 1}
+    return weights & {node.input[0] for node in model.graph.node if node.op_type == "Gather"}
 
 
 class _Reader:

@@ -18,22 +18,25 @@ if TYPE_CHECKING:
 PROTOBUF_LIMIT = (1 << 31) - 1
 
 
-def export_plain_onnx(program: ExportedProgram, request: ConvertRequest, opset: int) -> ModelProto:
+def export_plain_onnx(
+    program: ExportedProgram, request: ConvertRequest, opset: int, limit: int = PROTOBUF_LIMIT
+) -> ModelProto:
     """Return `program` as ONNX with every weight inside, inputs and outputs named as `request` names them.
 
     Each layer's output keeps the name of its node in the program; -0.0 becomes +0.0.
 
     Raises:
         UsageError: `request` names another number of inputs or outputs than the program has.
-        ConversionError: an operator that ONNX lacks, a dynamic axis that the program fixes, 2 GiB of weights.
+        ConversionError: an operator that ONNX lacks, a dynamic axis that the program fixes, more than `limit` bytes of
+            weights.
     """
-    check(program, request)
+    check(program, request, limit)
     model = _export(program, request, opset)
     _canonicalize(model)
     return model
 
 
-def check(program: ExportedProgram, request: ConvertRequest) -> None:
+def check(program: ExportedProgram, request: ConvertRequest, limit: int = PROTOBUF_LIMIT) -> None:
     """Raise what `export_plain_onnx` would raise for the names, axes and bytes of the program."""
     signature = program.graph_signature
     for kind, has, asked in (
@@ -43,7 +46,7 @@ def check(program: ExportedProgram, request: ConvertRequest) -> None:
         if has != asked:
             raise UsageError(f"the program has {has} {kind}, but {asked} are named", where=kind, hint="name each")
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
-    if size > PROTOBUF_LIMIT:
+    if size > limit:
         raise too_large(size)
     nodes = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
     for spec, name in zip(request.inputs, signature.user_inputs, strict=True):
@@ -90,7 +93,7 @@ def too_large(size: int) -> ConversionError:
     """Return the error for a model that one ONNX file cannot hold."""
     return ConversionError(
         f"the model has {size / 2**30:.2f} GiB of weights; one ONNX file holds less than 2 GiB",
-        hint="prune or shrink the model; weights outside of the file are not supported",
+        hint="target onnx writes a second file in fp32 and fp16; for others, shrink the model",
     )
 
 

@@ -25,12 +25,13 @@ def atomic_path(final: Path) -> Iterator[Path]:
     Works for a file and for a directory. On any exception the temporary is deleted and `final` is
     untouched. A directory that exists under the final name is moved aside and then deleted, so that no
     kill leaves a part of it there. The temporary name keeps the suffix, since some writers insist on it.
+    A companion (see `companion_of`) that lies beside the temporary goes with it.
 
     Raises:
         FileError: when the disk is full, naming the room there was.
     """
     temporary, replaced = partial_of(final), final.with_name(f".{final.stem}.replaced{final.suffix}")
-    remove(temporary)
+    _remove_both(temporary)
     remove(replaced)
     final.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -38,13 +39,14 @@ def atomic_path(final: Path) -> Iterator[Path]:
         _flush_tree(temporary)
         if final.is_dir() or (final.exists() and temporary.is_dir()):
             final.replace(replaced)
+        _move_companion(temporary, final)
         temporary.replace(final)
         _flush(final.parent)
         remove(replaced)
     except BaseException as error:
         room = shutil.disk_usage(final.parent).free
         written = size_bytes(temporary)
-        remove(temporary)
+        _remove_both(temporary)
         if isinstance(error, Exception) and _is_disk_full(error, room):
             raise _disk_full(final, room + written) from error
         raise
@@ -53,6 +55,19 @@ def atomic_path(final: Path) -> Iterator[Path]:
 def partial_of(final: Path) -> Path:
     """Return the temporary path that `atomic_path` uses for `final`; a kill may leave it behind."""
     return final.with_name(f".{final.stem}.partial{final.suffix}")
+
+
+def final_name(path: Path) -> str:
+    """Return the name that a path has once every `atomic_path` around it is through."""
+    stem, mark = path.stem, ".partial"
+    while stem.startswith(".") and stem.endswith(mark):
+        stem = stem[1:].removesuffix(mark)
+    return f"{stem}{path.suffix}"
+
+
+def companion_of(path: Path) -> Path:
+    """Return where the weights of an .onnx file lie that one file cannot hold."""
+    return path.with_name(f"{path.name}.data")
 
 
 def write_text(final: Path, text: str) -> None:
@@ -70,10 +85,10 @@ def remove(path: Path) -> None:
 
 
 def members(path: Path) -> list[Path]:
-    """Return the file itself, or all files of a package in a stable order."""
+    """Return the file itself with its companion, or all files of a package in a stable order."""
     if path.is_dir():
         return sorted(item for item in path.rglob("*") if item.is_file())
-    return [path]
+    return [path, *([companion_of(path)] if _has_companion(path) else [])]
 
 
 def size_bytes(path: Path) -> int:
@@ -96,6 +111,25 @@ def sha256(path: Path) -> str:
             while chunk := stream.read(_CHUNK):
                 digest.update(chunk)
     return digest.hexdigest()
+
+
+def _has_companion(path: Path) -> bool:
+    return path.suffix == ".onnx" and companion_of(path).is_file()
+
+
+def _move_companion(temporary: Path, final: Path) -> None:
+    """Bring the companion to its final name before the file that names it; one of a file that is replaced goes."""
+    if _has_companion(final):
+        final.unlink(missing_ok=True)  # a kill must not leave the old file with other weights, or with none
+        companion_of(final).unlink()
+    if _has_companion(temporary):
+        companion_of(temporary).replace(companion_of(final))
+
+
+def _remove_both(path: Path) -> None:
+    if _has_companion(path):
+        companion_of(path).unlink()
+    remove(path)
 
 
 def _is_disk_full(error: Exception, room: int) -> bool:

@@ -39,6 +39,7 @@ class Target(Record):
     `channel_alignment` is the block of channel widths that the runtime's kernels like.
     `storage` says, per precision and encoding, what a weight costs: bits for every element and bits
     for every non-zero one; the dry run predicts sizes from it.
+    `encodings_elsewhere` are those that users know from this format and get in another way: name to what they can do.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Target(Record):
     channel_alignment: int
     storage: Mapping[str, Mapping[str, tuple[float, float]]] = Field(default_factory=dict)
     options: Mapping[str, str] = Field(default_factory=dict)
+    encodings_elsewhere: Mapping[str, str] = Field(default_factory=dict)
 
     def predicted_bits(self, precision: str, encoding: str, zeros: float) -> float | None:
         """Return the expected bits per weight at a share of `zeros`.
@@ -109,7 +111,7 @@ class ConvertRequest(Record):
                 raise UsageError(
                     f"target {target.name!r} has no {kind} {value!r}{near_misses(value, known)}",
                     where=f"targets: {target.name}: {kind}",
-                    hint=f"use one of: {', '.join(known) or '(none)'}",
+                    hint=target.encodings_elsewhere.get(value, f"use one of: {', '.join(known) or '(none)'}"),
                 )
 
     def check_pattern(self, target: Target, pattern: str) -> None:

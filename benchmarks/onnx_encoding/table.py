@@ -11,7 +11,7 @@ _ORDER = ("dense", "coo", "bitmask", "bitmask2", "gap8", "auto, load", "auto, si
 
 def markdown(result: Mapping[str, Any]) -> str:
     """Return the tables of one result: bytes, the int8 files, load and memory, inference."""
-    cells = result["cells"]
+    cells = dict(sorted(result["cells"].items()))
     environment = result["environment"]
     head = (
         f"Measured on {environment['cpu']}, {environment['cores']} cores, one thread; ONNX Runtime "
@@ -88,10 +88,11 @@ def _accuracy(trained: Mapping[str, Any] | None) -> str:
         return ""
     rows = [
         [form, f"{item['bytes']:,}", f"{item['correct']} of {item['samples']}"]
-        for form, item in {**trained["before_pruning"], **trained["pruned"]}.items()
+        for form, item in trained["files"].items()
     ]
     title = f"## A trained network: ResNet-8 on digits, {trained['zeros']:.0%} zeros in every weight\n\n"
-    return title + _table(["file", "bytes", "correct"], rows)
+    text = "All files hold the same trained and pruned weights; only how they are stored differs.\n\n"
+    return title + text + _table(["file", "bytes", "correct"], rows)
 
 
 def _table(head: list[str], rows: list[list[str]]) -> str:

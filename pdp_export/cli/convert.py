@@ -52,7 +52,8 @@ def command(
         raise UsageError("give either a program or an .onnx file", where="--model, --expand, --ort")
     if model is not None:
         return _convert(model, Path(output), input_names, output_names, name, calibration, flags)
-    if flags["targets"] or flags["encoding"] or flags["precision"]:
+    coordinates = ort is not None and flags["encoding"] == "coo"  # what .ort holds anyway
+    if flags["targets"] or flags["precision"] or (flags["encoding"] and not coordinates):
         raise UsageError("--expand and --ort write the same model again and take no target", where="--expand, --ort")
     return _again(expand, ort, Path(output) / name, flags)
 

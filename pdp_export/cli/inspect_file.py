@@ -12,6 +12,7 @@ from pdp_export.cli import options
 
 if TYPE_CHECKING:
     from pdp_export.results import FileFacts, TensorSpec
+    from pdp_export.targets import Target
     from pdp_export.validation.treatment import Treatment
 
 _SHOWN_METADATA = 100
@@ -22,28 +23,38 @@ _SHOWN_METADATA = 100
 @click.option("--all", "all_tensors", is_flag=True, help="List every tensor, not only the 40 largest.")
 @options.output_options
 def command(file: str, all_tensors: bool, **flags: Any) -> int:
-    """Show tensors, encodings, dtypes, zeros and bytes of a .onnx, .mlpackage, .tflite or .mnn file.
+    """Show tensors, encodings, dtypes, zeros and bytes of a .onnx, .ort, .mlpackage, .tflite or .mnn file.
 
     For each weight also what its zeros buy in that file's runtime: bytes on disk, memory, time. Everything is read
     from the file's own bytes by a child process with time and memory limits.
     """
     import json
 
-    from pdp_export.converters import registry
-    from pdp_export.runtimes.registry import name_for
-    from pdp_export.validation.isolated import describe
     from pdp_export.validation.treatment import treatments
 
     path = Path(file)
-    name = name_for(path)
-    facts = describe(name, path)
-    treated = treatments(facts, registry.load(name).TARGET)
+    facts, target = _facts(path)
+    treated = treatments(facts, target)
     if flags["as_json"]:
         whole = {**facts.model_dump(mode="json"), "treatments": [item.model_dump(mode="json") for item in treated]}
         click.echo(json.dumps(whole, indent=2))
     else:
         _print(path, facts, {item.name: item for item in treated}, all_tensors, flags["no_color"])
     return 0
+
+
+def _facts(path: Path) -> tuple[FileFacts, Target]:
+    """Return what a file holds, and what its runtime does with it."""
+    from pdp_export.converters import registry
+    from pdp_export.converters.onnx_export import ORT
+    from pdp_export.pipeline.onnx_files import describe_ort
+    from pdp_export.runtimes.registry import name_for
+    from pdp_export.validation.isolated import describe
+
+    if path.suffix == ORT.suffix:
+        return describe_ort(path), ORT
+    name = name_for(path)
+    return describe(name, path), registry.load(name).TARGET
 
 
 def _print(path: Path, facts: FileFacts, treated: dict[str, Treatment], all_tensors: bool, no_color: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from pdp_export.encoding.code import Array, require
-from pdp_export.encoding.expressions import Constant, Expression, Payload, Step, cast, cut, flatten, scalar, step
+from pdp_export.encoding.expressions import Constant, Expression, Payload, cast, cut, flatten, step
 
 PLANES = {0: (), 1: (1,), 2: (2,), 3: (2, 1), 4: (4,), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1), 8: (8,)}
 """Widths that divide a byte, from the low bits to the high ones, by the bits of the number."""
@@ -72,30 +72,26 @@ def split_bytes(count: int, bits: int) -> int:
 
 
 def join_graph(bits: int, role: str, count: int) -> Expression:
-    """Return the int32 numbers of `split`, for the graph."""
-    total: Expression | None = None
+    """Return the int32 numbers of `split`, for the graph.
+
+    They stay bytes until they are whole: ONNX Runtime keeps every result of its folding until the last one is there.
+    """
+    whole: Expression | None = None
     shift = 0
     for width in PLANES[bits]:
-        part = _plane(f"{role}{width}", width, shift, count)
-        total = part if total is None else step("Add", total, part)
+        part = plane(f"{role}{width}", width, count, shift)
+        whole = part if whole is None else step("BitwiseOr", whole, part)
         shift += width
-    if total is None:
+    if whole is None:
         raise ValueError("there are no numbers of 0 bits")
-    return total
+    return cast(whole, "int32")
 
 
-def _plane(role: str, width: int, shift: int, count: int) -> Expression:
-    packed = cast(Payload(role), "int32")
+def plane(role: str, width: int, count: int, shift: int = 0) -> Expression:
+    """Return the uint8 numbers of `pack`, times ``2**shift``, for the graph."""
+    packed = Payload(role)
     if width == 8:  # noqa: PLR2004  a byte is no field
         return packed
-    found = flatten(step("Gather", field_table(width, shift), packed))
+    fields = Constant(f"pdp/fields{width}x{1 << shift}", table(width) << np.uint8(shift))
+    found = flatten(step("Gather", fields, cast(packed, "int32")))
     return cut(found, 0, count) if count * width % 8 else found
-
-
-def field_table(width: int, shift: int = 0) -> Step:
-    """Return the table as int32, every field times ``2**shift``; one for all decoders of a file."""
-    name = f"pdp/fields{width}"
-    plain = cast(Constant(f"{name}/bytes", table(width)), "int32", name=name)
-    if not shift:
-        return plain
-    return step("Mul", plain, scalar(1 << shift), name=f"{name}x{1 << shift}")

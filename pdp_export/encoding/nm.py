@@ -16,11 +16,8 @@ from pdp_export.encoding import fields
 from pdp_export.encoding.code import Array, Code, Codec, require, shape_of
 from pdp_export.encoding.expressions import (
     Expression,
-    Payload,
     blank,
     cast,
-    cut,
-    flatten,
     restored,
     shape_constant,
     step,
@@ -90,10 +87,7 @@ def decode(code: Code) -> Array:
 def graph(code: Code, dtype: np.dtype[Any]) -> Expression:
     """Return ``Transpose(Reshape(ScatterElements(zeros, places, values), moved shape))``."""
     values, m, axis = code.arrays["values"], code.parameters["m"], code.parameters["axis"]
-    width = GROUPS[m]
-    found = flatten(step("Gather", fields.field_table(width), cast(Payload("places"), "int32")))
-    if values.size * width % 8:
-        found = cut(found, 0, values.size)
+    found = cast(fields.plane("places", GROUPS[m], values.size), "int32")
     places = step("Reshape", found, shape_constant(values.shape))
     space = blank((len(values), m), dtype)
     blocks = step("ScatterElements", space, places, restored(code.arrays, dtype), axis=1)

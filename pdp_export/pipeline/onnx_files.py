@@ -67,6 +67,22 @@ def to_ort(path: Path, output: Path) -> OrtFile:
     return OrtFile(output, config, output.stat().st_size, int(sparse))
 
 
+def describe_ort(path: Path) -> FileFacts:
+    """Return what an .ort file holds, read from its own bytes, and whether ONNX Runtime opens it.
+
+    Raises:
+        FileError: for a missing, truncated, damaged or foreign file.
+        ChildCrashedError: reading it needed too much time or memory.
+    """
+    answer = isolation.call(
+        "pdp_export.runtimes.ort_file:describe_in_child",
+        {"path": str(path)},
+        what=f"reading {path.name}",
+        timeout_s=isolated.READ_TIMEOUT_S,
+    )
+    return FileFacts.model_validate(answer)
+
+
 def _require_onnx(path: Path, flag: str) -> None:
     if name_for(path) != "onnx":
         raise UsageError(f"{flag} takes an .onnx file, not {path.name}", where=flag)

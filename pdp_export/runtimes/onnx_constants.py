@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 
 MAX_DECODED_BYTES = 1 << 31
-"""All decoded tensors of one file together: a dense ONNX file could not hold more."""
+"""All decoded tensors of one file together, or MAX_GROWTH times what it stores if that is more."""
+MAX_GROWTH = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +52,7 @@ class Constants:
 
     def __init__(self, model: ModelProto, path: Path) -> None:
         self._model, self._path = model, path
-        self._budget = MAX_DECODED_BYTES
+        self._budget = max(MAX_DECODED_BYTES, MAX_GROWTH * sum(len(item.raw_data) for item in model.graph.initializer))
         finder = self._finder = Finder(model.graph)
         self.coded = finder.coded()
         self.parts = finder.parts()

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pdp_export.errors import ConversionError
+from pdp_export import onnx_external
 from pdp_export.runtimes.onnx_constants import Constants
-from pdp_export.runtimes.onnx_file import MAX_FILE_BYTES, read
+from pdp_export.runtimes.onnx_file import read
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -16,20 +16,16 @@ if TYPE_CHECKING:
 def expand(path: Path, output: Path) -> int:
     """Write `path` with every weight as a plain initializer to `output`; return how many were sparse.
 
+    Over 2 GiB, weights go to a second file beside `output`.
+
     float16 values that the file widens become float32, int8 weights stay int8. Names, metadata and nodes are kept.
 
     Raises:
         FileError: for a truncated, damaged, foreign or self-contradicting file.
-        ConversionError: the dense file would exceed 2 GiB.
     """
-    model, _ = read(path)
+    model = read(path).model
     count = expand_model(model, path)
-    size = model.ByteSize()
-    if size > MAX_FILE_BYTES:
-        raise ConversionError(
-            f"the dense file would have {size} bytes; one ONNX file holds less than 2 GiB", where=path.name
-        )
-    output.write_bytes(model.SerializeToString(deterministic=True))
+    onnx_external.write(model, output)
     return count
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pdp_export import onnx_external
 from pdp_export.errors import FileError
 
 if TYPE_CHECKING:
@@ -16,21 +18,35 @@ MAX_FILE_BYTES = (1 << 31) - 1
 """One protobuf message holds less than 2 GiB, so a larger file is no ONNX model."""
 
 
-def read(path: Path) -> tuple[ModelProto, bytes]:
-    """Return the parsed model and the bytes it was parsed from, after checking every tensor in it.
+@dataclass(frozen=True, eq=False)
+class OnnxFile:
+    """A model whose tensors all hold their data.
 
-    Nothing outside of the file is opened: a model that keeps weights in other files is refused.
+    `source` is what ONNX Runtime opens: the bytes that were checked, or the path if weights lie in a second file.
+    `file_bytes` counts both.
+    """
+
+    model: ModelProto
+    source: bytes | str
+    file_bytes: int
+
+
+def read(path: Path) -> OnnxFile:
+    """Return the parsed model after checking every tensor in it.
+
+    Weights in a second file are read if that lies beside `path` (see `onnx_external`); nothing else is opened.
 
     Raises:
-        FileError: the file is missing, empty, truncated, foreign, points to other files, or a tensor claims a shape
-            that its bytes do not fill.
+        FileError: the file is missing, empty, truncated, foreign, points elsewhere, or a tensor claims a shape that its
+            bytes do not fill.
     """
     data = _bytes(path)
     model = _parse(data, path)
     _check_text(model, path)
+    beside = onnx_external.inline(_tensors(model), path)
     for tensor in _tensors(model):
         _check_tensor(tensor, path)
-    return model, data
+    return OnnxFile(model, str(path) if beside else data, len(data) + beside)
 
 
 def damaged(path: Path, what: str, where: str | None = None) -> FileError:
@@ -107,12 +123,10 @@ def _constants_of(node: NodeProto) -> Iterator[TensorProto]:
 
 
 def _check_tensor(tensor: TensorProto, path: Path) -> None:
-    """Refuse data outside of the file, and shapes that the bytes do not fill (nothing is allocated for a claim)."""
-    from onnx import TensorProto, numpy_helper
+    """Refuse shapes that the bytes do not fill (nothing is allocated for a claim)."""
+    from onnx import numpy_helper
 
     name = tensor.name or "(unnamed constant)"
-    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-        raise damaged(path, f"tensor {name!r} lies in another file, which is not opened", where=name)
     if any(axis < 0 for axis in tensor.dims):
         raise damaged(path, f"tensor {name!r} claims the shape {tuple(tensor.dims)}", where=name)
     try:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pdp_export.errors import ConversionError, ProofError
 from pdp_export.runtimes.onnx_expand import expand_model
-from pdp_export.runtimes.onnx_file import read
+from pdp_export.runtimes.onnx_file import MAX_FILE_BYTES, read
 from pdp_export.runtimes.onnx_runtime import OnnxSession, open_session
 
 if TYPE_CHECKING:
@@ -42,9 +42,12 @@ def convert(path: Path, output: Path, config: Path) -> int:
         ConversionError: ONNX Runtime refuses to convert it.
         ProofError: the .ort file answers otherwise than the .onnx file.
     """
-    model, _ = read(path)
+    model = read(path).model
     expand_model(model, path)
     sparse = _coordinates(model)
+    size = sum(len(item.raw_data) for item in model.graph.initializer)
+    if size > MAX_FILE_BYTES:
+        raise ConversionError(f"{size} bytes of dense weights; .ort holds less than 2 GiB", where=path.name)
     with tempfile.TemporaryDirectory(prefix="pdp-export-") as folder:
         source = Path(folder) / "model.onnx"
         source.write_bytes(model.SerializeToString(deterministic=True))

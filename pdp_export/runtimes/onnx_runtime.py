@@ -48,7 +48,8 @@ def describe(path: Path) -> FileFacts:
     Raises:
         FileError: for a truncated, damaged, foreign or self-contradicting file.
     """
-    model, data = read(path)
+    file = read(path)
+    model = file.model
     constants = Constants(model, path)
     scaled = scales(model.graph, constants.plain)
     tensors = tuple(
@@ -69,7 +70,7 @@ def describe(path: Path) -> FileFacts:
     lost = _declared_sparse(metadata) - sum(tensor.encoding != "dense" for tensor in tensors)
     return FileFacts(
         format=NAME,
-        file_bytes=len(data),
+        file_bytes=file.file_bytes,
         inputs=inputs,
         outputs=outputs,
         tensors=tensors,
@@ -89,7 +90,7 @@ def weights(path: Path) -> list[StoredWeight]:
     Raises:
         FileError: for a truncated, damaged, foreign or self-contradicting file.
     """
-    model, _ = read(path)
+    model = read(path).model
     transposed = _transposed(model.graph)
     constants = Constants(model, path)
     scaled = scales(model.graph, constants.plain)
@@ -118,11 +119,11 @@ def open_session(path: Path, threads: int = 1) -> OnnxSession:
         NotRunnableError: an operator that this build of ONNX Runtime does not have.
         FileError: for a truncated, damaged or foreign file.
     """
-    model, data = read(path)
-    inputs, outputs = _signature(model, path)
-    for _ in Constants(model, path):  # ONNX Runtime would meet codes that lie only in the first run
+    file = read(path)
+    inputs, outputs = _signature(file.model, path)
+    for _ in Constants(file.model, path):  # ONNX Runtime would meet codes that lie only in the first run
         pass
-    return OnnxSession(_start(data, _options(threads), path), inputs, outputs)
+    return OnnxSession(_start(file.source, _options(threads), path), inputs, outputs)
 
 
 def optimized_operators(path: Path) -> dict[str, int]:
@@ -132,12 +133,12 @@ def optimized_operators(path: Path) -> dict[str, int]:
     """
     import onnx
 
-    _, data = read(path)
+    source = read(path).source
     options = _options(1)
     with tempfile.TemporaryDirectory(prefix="pdp-export-") as folder:
         optimized = Path(folder) / "optimized.onnx"
         options.optimized_model_filepath = str(optimized)
-        _start(data, options, path)
+        _start(source, options, path)
         return _operators(onnx.ModelProto.FromString(optimized.read_bytes()).graph)
 
 
@@ -185,12 +186,12 @@ def _options(threads: int) -> SessionOptions:
     return options
 
 
-def _start(data: bytes, options: SessionOptions, path: Path) -> InferenceSession:
+def _start(source: bytes | str, options: SessionOptions, path: Path) -> InferenceSession:
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     try:
-        return onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except (
         state.Fail, state.InvalidArgument, state.InvalidGraph, state.InvalidProtobuf, state.NotImplemented,
         state.RuntimeException, RuntimeError,

@@ -83,6 +83,12 @@ def name_for(path: Path) -> str:
     """
     if not path.exists():
         raise FileError(f"{path.name} does not exist", where=str(path), hint="check the path")
+    if path.suffix == ".ort":
+        raise FileError(
+            f"{path.name} is read by `pdp-export inspect` only",
+            where=str(path),
+            hint="give the .onnx file that it was made from; `convert --ort` proves that both answer alike",
+        )
     name = SUFFIXES.get(path.suffix)
     if name is None:
         raise FileError(

@@ -69,7 +69,11 @@ def test_table_shows_every_cell():
         "inference": {"auto, load": {"ratio": 1.0, "low": 0.9, "high": 1.1, "control": 1.0, "dense_ms": 3.0}},
     }  # fmt: skip
     environment = {"cpu": "c", "cores": 2, "versions": {"onnxruntime": "1"}}
-    text = table.markdown({"cells": {"net@0.9": cell}, "environment": environment})
+    trained = {"zeros": 0.9, "files": {"fp32, dense": {"bytes": 2000, "correct": 9, "samples": 10}}}
+    cells = {"net@0.9": cell, "net@0.5": cell}
+    text = table.markdown({"cells": cells, "environment": environment, "accuracy": trained})
+    assert text.index("net@0.5") < text.index("net@0.9")
+    assert "| fp32, dense | 2,000 | 9 of 10 |" in text
     assert "| net@0.9 | 50.00 |" in text
     assert "| 1.250 | 1.250 | 1.000 |" in text
     assert "| net@0.9 | gap8 | 2 | 1.00 |" in text

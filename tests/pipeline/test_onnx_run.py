@@ -7,16 +7,22 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.conftest import CommandLine
+from pdp_export.converters.onnx_export import TARGET
+from pdp_export.runtimes import onnx_runtime
+from pdp_export.validation.treatment import treatments
+from tests.pipeline.conftest import CommandLine, write_recipe
+
+SHORT = {
+    "training.epochs": 1, "pruning.epochs": 0, "benchmark.blocks": 2,
+    "targets": [{"name": "onnx", "precision": "int8"}],
+}  # fmt: skip
 
 
 @pytest.mark.slow
-def test_int8_run_and_its_file(copied: Path, cli: CommandLine):
+def test_int8_run_and_its_file(tmp_path: Path, cli: CommandLine):
     """Pins calibration data that never reaches the converter, unchecked integers, or a dense int8 file as the rival."""
-    out = copied / "out"
-    done = cli(
-        "prune-and-convert", "--recipe", copied / "recipe.yaml", "-o", out, "--resume", "--precision", "int8", "--json"
-    )
+    out = tmp_path / "out"
+    done = cli("prune-and-convert", "--recipe", write_recipe(tmp_path / "place", SHORT), "-o", out, "--json")
     assert done.code == 0, done.err
     (target,) = json.loads(done.out)["targets"]
     assert {check["name"]: check["verdict"] for check in target["checks"]}.items() >= {
@@ -28,15 +34,15 @@ def test_int8_run_and_its_file(copied: Path, cli: CommandLine):
     assert target["remarks"][0] in (out / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
 
     file = out / "artifacts/model.onnx"
-    dense = json.loads(cli("inspect", out / "artifacts/dense/model.onnx", "--json").out)
-    assert {item["stored_dtype"] for item in dense["tensors"] if len(item["shape"]) > 1} == {"float32"}
-    facts = json.loads(cli("inspect", file, "--json").out)
-    weights = [item for item in facts["tensors"] if len(item["shape"]) > 1]
-    assert {(item["dtype"], item["stored_dtype"]) for item in weights} == {("float32", "int8")}
-    assert [item["name"] for item in facts["treatments"]] == [item["name"] for item in weights]
+    dense = onnx_runtime.describe(out / "artifacts/dense/model.onnx")
+    assert {item.stored_dtype for item in dense.tensors if len(item.shape) > 1} == {"float32"}
+    facts = onnx_runtime.describe(file)
+    weights = [item for item in facts.tensors if len(item.shape) > 1]
+    assert {(item.dtype, item.stored_dtype) for item in weights} == {("float32", "int8")}
+    assert [item.name for item in treatments(facts, TARGET)] == [item.name for item in weights]
 
-    (row,) = json.loads(cli("convert", "--expand", file, "-o", copied / "again", "--json").out)
+    (row,) = json.loads(cli("convert", "--expand", file, "-o", tmp_path / "again", "--json").out)
     assert set(row["encodings"]) == {"dense"}
-    (row,) = json.loads(cli("convert", "--ort", file, "-o", copied / "again", "--json").out)
+    (row,) = json.loads(cli("convert", "--ort", file, "-o", tmp_path / "again", "--json").out)
     assert Path(row["file"]).stat().st_size == row["size_bytes"]
     assert Path(row["config"]).is_file()
