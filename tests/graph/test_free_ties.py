@@ -145,7 +145,7 @@ def dead_ends(values: dict[Node, Tensor], group: ChannelGroup, dead: list[int]) 
 
 
 @pytest.mark.parametrize("name", NETS)
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=3, deadline=None)
 @given(data=st.data())
 def test_dead_channels_enter_their_joins_as_zeros(name: str, data: st.DataObject) -> None:
     """A forgotten follower leaves a constant on the branch; removal must stay exact where branches disagree."""

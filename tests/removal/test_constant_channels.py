@@ -92,7 +92,7 @@ def test_branch_that_nobody_reads_goes_though_the_stream_is_read(check: Check) -
     assert removed.program.state_dict["head.weight"].shape[1] == 5
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(dead=st.sets(st.integers(0, 7), max_size=8), align=st.sampled_from([1, 4]), columns=st.sets(st.integers(0, 7)))
 def test_any_dead_filters_before_padding(dead: set[int], align: int, columns: set[int]) -> None:
     """Whatever dies before whatever border: exact, and at most one constant channel more than is alive."""

@@ -68,7 +68,7 @@ def test_constants_into_groups(check: Check, padding: int) -> None:
     assert removed.program.state_dict["first.weight"].shape[0] == (6 if padding == 0 else 8)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     groups=st.sampled_from([2, 4]),
     padding=st.sampled_from([0, 1]),

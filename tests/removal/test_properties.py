@@ -65,7 +65,7 @@ def captured(name: str) -> ExportedProgram:
 
 
 @pytest.mark.parametrize("name", NETS)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(data=st.data())
 def test_random_masks(name: str, data: st.DataObject) -> None:
     """Filters, columns and BatchNorm parameters zeroed at random; shifts may be negative, zero or positive."""
