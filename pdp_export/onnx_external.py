@@ -78,12 +78,12 @@ def inline(tensors: Iterable[TensorProto], path: Path) -> int:
     if not locations:
         return 0
     if len(locations) > 1:
-        raise _refused(path, f"its weights lie in {len(locations)} other files; one is read")
+        raise damaged(path, f"its weights lie in {len(locations)} other files; one is read")
     data = path.parent / _plain(locations[0], path)
     if not data.is_file():
-        raise _refused(path, f"the file {data.name} with its weights is not beside it")
+        raise damaged(path, f"the file {data.name} with its weights is not beside it")
     if data.resolve().parent != path.parent.resolve():
-        raise _refused(path, f"{data.name} is a link that leads out of the folder")
+        raise damaged(path, f"{data.name} is a link that leads out of the folder")
     _fill(outside, data, path)
     return data.stat().st_size
 
@@ -124,10 +124,10 @@ def _fill(tensors: list[TensorProto], data: Path, path: Path) -> None:
             offset = _number(entries.get("offset", "0"), tensor, path)
             length = _number(entries.get("length", str(max(size - offset, 0))), tensor, path)
             if offset + length > size:
-                raise _refused(path, f"tensor {tensor.name!r} ends behind the end of {data.name}", tensor.name)
+                raise damaged(path, f"tensor {tensor.name!r} ends behind the end of {data.name}", tensor.name)
             left -= length
             if left < 0:
-                raise _refused(path, f"its tensors hold more bytes than {data.name}", tensor.name)
+                raise damaged(path, f"its tensors hold more bytes than {data.name}", tensor.name)
             stream.seek(offset)
             tensor.raw_data = stream.read(length)
             tensor.ClearField("data_location")
@@ -140,18 +140,19 @@ def _entries(tensor: TensorProto) -> dict[str, str]:
 
 def _plain(location: str, path: Path) -> str:
     if location in ("", ".", "..") or any(letter in location for letter in "/\\:\0"):
-        raise _refused(path, f"its weights lie at {location!r}; only a file beside it is opened")
+        raise damaged(path, f"its weights lie at {location!r}; only a file beside it is opened")
     return location
 
 
 def _number(text: str, tensor: TensorProto, path: Path) -> int:
     digits = 19
     if not (text.isascii() and text.isdigit() and len(text) <= digits):
-        raise _refused(path, f"tensor {tensor.name!r} begins or ends at {text!r}", tensor.name)
+        raise damaged(path, f"tensor {tensor.name!r} begins or ends at {text!r}", tensor.name)
     return int(text)
 
 
-def _refused(path: Path, what: str, where: str | None = None) -> FileError:
+def damaged(path: Path, what: str, where: str | None = None) -> FileError:
+    """Return the error for a file whose content cannot be right."""
     return FileError(
         f"{path.name} is not a usable ONNX file: {what}", where=where or path.name, hint="convert the model again"
     )

@@ -164,13 +164,15 @@ def _ways(place: _Place, cost: CostModel) -> Iterator[tuple[str, tuple[float, Sh
 
 def _worth_a_try(place: _Place) -> bool:
     """Tell whether a copy of the layer could cost less than gathers, by a rough estimate."""
+    if place.private:
+        return True  # the layer itself goes then
     estimate = Analytic()
     for item in place.readers:
         name = _narrowest(item)
         work = item.layer.work(item.options[name])
         saved = estimate.costs([work])[0] - estimate.costs([replace(work, available=work.columns)])[0]
         (again,) = estimate.costs([_producer_work(place, work.columns)])
-        if not place.private and again > _TOO_DEAR * saved:
+        if again > _TOO_DEAR * saved:
             return False
     return True
 

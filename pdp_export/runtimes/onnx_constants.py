@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pdp_export.encoding import codecs
+from pdp_export.onnx_external import damaged
 from pdp_export.runtimes.onnx_decoders import Coded, Finder
-from pdp_export.runtimes.onnx_file import damaged, graphs
+from pdp_export.runtimes.onnx_file import graphs
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto, SparseTensorProto

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from pdp_export import onnx_external
 from pdp_export.errors import FileError
+from pdp_export.onnx_external import damaged
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message  # type: ignore[import-untyped]  # protobuf ships no types
@@ -47,13 +48,6 @@ def read(path: Path) -> OnnxFile:
     for tensor in _tensors(model):
         _check_tensor(tensor, path)
     return OnnxFile(model, str(path) if beside else data, len(data) + beside)
-
-
-def damaged(path: Path, what: str, where: str | None = None) -> FileError:
-    """Return the error for a file whose content cannot be right."""
-    return FileError(
-        f"{path.name} is not a usable ONNX file: {what}", where=where or path.name, hint="convert the model again"
-    )
 
 
 def _bytes(path: Path) -> bytes:

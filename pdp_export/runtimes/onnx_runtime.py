@@ -16,9 +16,10 @@ import numpy as np
 
 from pdp_export.encoding.codecs import SPARSE_KEY
 from pdp_export.errors import NotRunnableError, UsageError
+from pdp_export.onnx_external import damaged
 from pdp_export.results import Execution, FileFacts, StoredWeight, TensorFacts, TensorSpec
 from pdp_export.runtimes.onnx_constants import Constants
-from pdp_export.runtimes.onnx_file import damaged, graphs, read
+from pdp_export.runtimes.onnx_file import graphs, read
 from pdp_export.runtimes.onnx_quantized import broadcast, scales
 
 if TYPE_CHECKING:
