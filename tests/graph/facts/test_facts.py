@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import pytest
 import torch
 
@@ -12,12 +14,14 @@ from tests.graph.facts.oracle import Injected, activations, outputs, program, sp
 from tests.graph.facts.zoo import ZOO
 
 SEEDS = range(4)
+NAMES = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in ZOO]  # each is captured once
 
 
 def _same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return all(torch.allclose(old, new, rtol=1e-10, atol=1e-11) for old, new in zip(first, second, strict=True))
 
 
+@cache
 def _case(name: str, seed: int) -> tuple[torch.fx.GraphModule, tuple[torch.Tensor, ...]]:
     torch.manual_seed(seed)
     build, size = ZOO[name]
@@ -25,7 +29,7 @@ def _case(name: str, seed: int) -> tuple[torch.fx.GraphModule, tuple[torch.Tenso
     return program(sparsified(build(), seed), example), (example.double(),)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NAMES)
 def test_constants_are_constant(name):
     """A channel taken for a constant that is none would be removed with its information."""
     for seed in SEEDS:
@@ -41,7 +45,7 @@ def test_constants_are_constant(name):
                 torch.testing.assert_close(run.values[node][said], grid[said], rtol=1e-12, atol=1e-13)
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_not_needed_changes_nothing(name):
     """An element taken for unneeded that an output depends on would change the function."""
     for seed in SEEDS:
@@ -57,7 +61,7 @@ def test_what_is_not_needed_changes_nothing(name):
                 torch.testing.assert_close(old, new, rtol=1e-12, atol=1e-13, msg=str(node))
 
 
-@pytest.mark.parametrize("name", ZOO)
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_live_changes_something(name):
     """Facts that call everything needed are safe, and useless: nothing would be removed."""
     live, silent = 0, []
