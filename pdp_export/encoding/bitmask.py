@@ -8,12 +8,11 @@ that lie at random. Decoding needs no search: the value of a weight is found by 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from pdp_export.encoding.code import Array, Code, Codec, require, with_shape
-from pdp_export.encoding.expressions import Expression, Payload, cut, flatten, restored, shaped
+from pdp_export.encoding.expressions import Expression, Payload, cut, flatten, shaped
 from pdp_export.encoding.rank import at_rank
 from pdp_export.encoding.zeros import positive_zeros
 
@@ -48,13 +47,13 @@ def decode(code: Code) -> Array:
     return _spread(mask, code.arrays["values"], size).reshape(code.shape)
 
 
-def graph(code: Code, dtype: np.dtype[Any]) -> Expression:
+def graph(code: Code) -> Expression:
     """Return ``Reshape(Gather(values, max(0, rank(mask))), shape)``."""
     size = int(np.prod(code.shape, dtype=np.int64))
     mask: Expression = Payload("mask")
     if "top" in code.arrays:
         mask = _trimmed(at_rank(mask, Payload("top")), -(-size // 8))
-    gathered = at_rank(restored(code.arrays, dtype), mask)
+    gathered = at_rank(Payload("values"), mask)
     return shaped(_trimmed(gathered, size) if size % 8 else gathered, code.shape)
 
 

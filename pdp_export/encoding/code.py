@@ -43,7 +43,7 @@ class Codec:
         encode: Any tensor to its code; -0.0 becomes +0.0, all other bits are kept.
         decode: The way back. Raises ValueError for codes that contradict themselves.
         predicted_bytes: Exactly ``encode(values).nbytes``, without building the code; None for values it cannot hold.
-        graph: The decoder as an expression of standard operators, given the code and the dtype to decode to.
+        graph: The decoder as an expression of standard operators, in the dtype of the values.
         samples: Small codes whose graphs have every form that `graph` can take.
         rebuild: From a sample, arrays and the constants of its graph by role, to the code that has them.
     """
@@ -51,7 +51,7 @@ class Codec:
     encode: Callable[[Array], Code]
     decode: Callable[[Code], Array]
     predicted_bytes: Callable[[Array], int | None]
-    graph: Callable[[Code, np.dtype[Any]], Expression]
+    graph: Callable[[Code], Expression]
     samples: Callable[[], Iterable[Code]]
     rebuild: Callable[[Code, Mapping[str, Array], Mapping[str, Array]], Code]
 

@@ -13,11 +13,6 @@ from pdp_export.encoding.expressions import Expression, Payload, cast
 from pdp_export.encoding.zeros import positive_zeros
 
 
-def _dense_graph(code: Code, dtype: np.dtype[Any]) -> Expression:
-    values = Payload("values")
-    return values if code.arrays["values"].dtype == dtype else cast(values, dtype.name)
-
-
 def _dense_decode(code: Code) -> Array:
     values = code.arrays["values"]
     require(values.shape == code.shape, f"values of {values.shape} do not fill {code.shape}")
@@ -33,7 +28,7 @@ DENSE = Codec(
     encode=lambda values: Code("dense", {"values": positive_zeros(values)}, values.shape),
     decode=_dense_decode,
     predicted_bytes=lambda values: values.nbytes,
-    graph=_dense_graph,
+    graph=lambda _: Payload("values"),
     samples=lambda: (Code("dense", {"values": np.zeros((1, 1), np.float32)}, (1, 1)),),
     rebuild=_dense_rebuild,
 )
@@ -71,5 +66,9 @@ def decode(code: Code) -> Array:
 
 
 def graph(code: Code, dtype: np.dtype[Any]) -> Expression:
-    """Return the decoder of a code as an expression that ends in the tensor, in `dtype`."""
-    return CODECS[code.encoding].graph(code, dtype)
+    """Return the decoder of a code as an expression that ends in the tensor, in `dtype`.
+
+    Values of another dtype are widened last: what ONNX Runtime holds while it decodes is half as large for float16.
+    """
+    decoded = CODECS[code.encoding].graph(code)
+    return decoded if code.arrays["values"].dtype == dtype else cast(decoded, dtype.name)

@@ -99,15 +99,9 @@ def shaped(value: Expression, shape: tuple[int, ...]) -> Step:
     return step("Reshape", value, shape_constant(shape, "shape"))
 
 
-def restored(arrays: Mapping[str, Array], dtype: np.dtype[Any]) -> Expression:
-    """Return the stored values in the dtype to decode to."""
-    values = Payload("values")
-    return values if arrays["values"].dtype == dtype else cast(values, dtype.name)
-
-
-def scattered(positions: Expression, values: Expression, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Step:
-    """Return zeros of `shape` with the values at flat positions."""
-    return shaped(step("ScatterElements", blank(prod(shape), dtype), positions, values, axis=0), shape)
+def scattered(positions: Expression, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Step:
+    """Return zeros of `shape` with the stored values at flat positions."""
+    return shaped(step("ScatterElements", blank(prod(shape), dtype), positions, Payload("values"), axis=0), shape)
 
 
 def signature(expression: Expression) -> str:

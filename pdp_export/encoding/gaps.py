@@ -8,13 +8,12 @@ the density: about 6 bits where one weight in ten is left, 8 where one in thirty
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from pdp_export.encoding import fields
 from pdp_export.encoding.code import Array, Code, Codec, require, with_shape
-from pdp_export.encoding.expressions import Expression, axis, restored, scattered, step
+from pdp_export.encoding.expressions import Expression, axis, scattered, step
 from pdp_export.encoding.zeros import positions_or_first, positive_zeros
 
 WIDTHS = (3, 4, 5, 6, 7, 8)
@@ -64,11 +63,11 @@ def predicted_bytes(values: Array, width: int = 8) -> int:
     return entries * int(values.dtype.itemsize) + fields.split_bytes(entries, width)
 
 
-def graph(code: Code, dtype: np.dtype[Any]) -> Expression:
+def graph(code: Code) -> Expression:
     """Return ``Reshape(ScatterElements(zeros, CumSum(gaps), values), shape)``."""
     values = code.arrays["values"]
     gaps = fields.join_graph(code.parameters["width"], "gaps", values.size)
-    return scattered(step("CumSum", gaps, axis(0)), restored(code.arrays, dtype), code.shape, dtype)
+    return scattered(step("CumSum", gaps, axis(0)), code.shape, values.dtype)
 
 
 def _samples(width: int) -> Iterator[Code]:

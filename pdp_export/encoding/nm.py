@@ -8,20 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from math import prod
-from typing import Any
 
 import numpy as np
 
 from pdp_export.encoding import fields
 from pdp_export.encoding.code import Array, Code, Codec, require, shape_of
-from pdp_export.encoding.expressions import (
-    Expression,
-    blank,
-    cast,
-    restored,
-    shape_constant,
-    step,
-)  # fmt: skip
+from pdp_export.encoding.expressions import Expression, Payload, blank, cast, shape_constant, step
 from pdp_export.encoding.zeros import positive_zeros
 
 GROUPS = {2: 1, 4: 2, 8: 4, 16: 4}
@@ -84,13 +76,13 @@ def decode(code: Code) -> Array:
     return np.moveaxis(blocks.reshape(moved), -1, code.parameters["axis"]).copy()
 
 
-def graph(code: Code, dtype: np.dtype[Any]) -> Expression:
+def graph(code: Code) -> Expression:
     """Return ``Transpose(Reshape(ScatterElements(zeros, places, values), moved shape))``."""
     values, m, axis = code.arrays["values"], code.parameters["m"], code.parameters["axis"]
     found = cast(fields.plane("places", GROUPS[m], values.size), "int32")
     places = step("Reshape", found, shape_constant(values.shape))
-    space = blank((len(values), m), dtype)
-    blocks = step("ScatterElements", space, places, restored(code.arrays, dtype), axis=1)
+    space = blank((len(values), m), values.dtype)
+    blocks = step("ScatterElements", space, places, Payload("values"), axis=1)
     space_shape = shape_constant(_moved(code.shape, axis), "moved")
     shaped = step("Reshape", blocks, space_shape)
     rank = len(code.shape)

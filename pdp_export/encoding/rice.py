@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from math import prod
-from typing import Any
 
 import numpy as np
 
@@ -26,7 +25,6 @@ from pdp_export.encoding.expressions import (
     blank,
     cut,
     flatten,
-    restored,
     scalar,
     scattered,
     step,
@@ -88,16 +86,17 @@ def predicted_bytes(values: Array, low: int) -> int:
     return unary + fields.split_bytes(positions.size, low) + positions.size * int(values.dtype.itemsize)
 
 
-def graph(code: Code, dtype: np.dtype[Any]) -> Expression:
+def graph(code: Code) -> Expression:
     """Return the decoder: position i = 2^k (place of the i-th 1 - i) + sum of low bits + i."""
-    count, low = code.arrays["values"].size, code.parameters["low"]
+    values, low = code.arrays["values"], code.parameters["low"]
+    count = values.size
     places = _places(count, code.arrays["unary"].size)
     positions: Expression = places
     if low:
         quotient_free = step("Add", fields.join_graph(low, "low", count), scalar(1 - (1 << low)))
         tail = step("Add", step("CumSum", quotient_free, axis(0)), scalar((1 << low) - 1))
         positions = step("Add", step("Mul", places, scalar(1 << low)), tail)
-    return scattered(positions, restored(code.arrays, dtype), code.shape, dtype)
+    return scattered(positions, code.shape, values.dtype)
 
 
 def _places(count: int, unary_bytes: int) -> Expression:

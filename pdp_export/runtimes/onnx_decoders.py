@@ -154,7 +154,7 @@ def _forms() -> dict[str, list[tuple[Expression, Code, np.dtype[Any]]]]:
                 sample.parameters,
             )
             for code in (sample, half):
-                expression = codec.graph(code, single)
+                expression = codecs.graph(code, single)
                 if isinstance(expression, Step):
                     forms.setdefault(signature(expression), []).append((expression, code, single))
     return forms
