@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from pdp_export.machine import saturates_bytes
+
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
 
+    from pdp_export.runtimes.onnx_constants import Constant
+
 Array = np.ndarray[Any, Any]
 _SCALED_INPUTS = 2
+_SEVEN_BITS = 64
+SATURATION = (
+    "int8: this processor has no VNNI, so that ONNX Runtime adds two 8-bit products in 16 bits, which can overflow: "
+    "parity and accuracy may be worse here than on phones; options: {reduce_range: true} avoids it with 7 bits"
+)
 
 
 def scales(graph: GraphProto, array: Callable[[str], Array | None]) -> dict[str, tuple[Array, int]]:
@@ -30,6 +39,19 @@ def scales(graph: GraphProto, array: Callable[[str], Array | None]) -> dict[str,
         if scale is not None and (zero is None or not zero.any()):
             found[node.input[0]] = (scale, _axis(node))
     return found
+
+
+def overflows(graph: GraphProto, constants: Iterable[Constant], array: Callable[[str], Array | None]) -> bool:
+    """Tell whether this processor may overflow on a file's integers: weights beyond the 7 bits of `reduce_range`."""
+    if not saturates_bytes():
+        return False
+    scaled = scales(graph, array)
+    return any(
+        item.values.ndim > 1
+        and item.name in scaled
+        and bool((np.abs(item.values.astype(np.int16)) > _SEVEN_BITS).any())
+        for item in constants
+    )
 
 
 def broadcast(scale: Array, axis: int, rank: int) -> Array | None:

@@ -20,7 +20,7 @@ from pdp_export.onnx_external import damaged
 from pdp_export.results import Execution, FileFacts, StoredWeight, TensorFacts, TensorSpec
 from pdp_export.runtimes.onnx_constants import Constants
 from pdp_export.runtimes.onnx_file import graphs, read
-from pdp_export.runtimes.onnx_quantized import broadcast, scales
+from pdp_export.runtimes.onnx_quantized import SATURATION, broadcast, overflows, scales
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, ValueInfoProto
@@ -106,11 +106,13 @@ def weights(path: Path) -> list[StoredWeight]:
 
 
 def remarks(path: Path) -> tuple[str, ...]:
-    """Return what ONNX Runtime's checker says about accelerators of phones."""
+    """Return what ONNX Runtime's checker says about accelerators of phones, and whether int8 is exact here."""
     from pdp_export.runtimes import onnx_mobile
 
-    read(path)
-    return onnx_mobile.remarks(path)
+    model = read(path).model
+    constants = Constants(model, path)
+    exact = not overflows(model.graph, constants, constants.plain)
+    return (*onnx_mobile.remarks(path), *(() if exact else (SATURATION,)))
 
 
 def open_session(path: Path, threads: int = 1) -> OnnxSession:

@@ -13,7 +13,7 @@ from pdp_export.converters.onnx_export import convert
 from pdp_export.encoding.codecs import SPARSE_KEY
 from pdp_export.errors import FileError, UsageError
 from pdp_export.results import TensorSpec, Verdict
-from pdp_export.runtimes import onnx_runtime
+from pdp_export.runtimes import onnx_mobile, onnx_quantized, onnx_runtime
 from pdp_export.runtimes.onnx_expand import expand
 from pdp_export.targets import ConvertRequest
 from pdp_export.validation.stored_form import check_dtype
@@ -173,3 +173,14 @@ def test_an_embedding_keeps_its_zeros(tmp_path):
     assert table.zeros >= int((model[0].weight == 0).sum())
     answer = onnx_runtime.open_session(tmp_path / "m.onnx").run({"ids": ids.numpy()})["y"]
     assert np.abs(answer - model(ids).detach().numpy()).max() < 0.1 * np.abs(answer).max()
+
+
+@pytest.mark.parametrize(
+    ("name", "saturates", "warned"),
+    [("sparse", True, True), ("dense", True, True), ("reduced", True, False), ("sparse", False, False)],
+)
+def test_a_processor_that_overflows_is_told(made, name, saturates, warned, monkeypatch):
+    """Parity that is lost on this machine alone was taken for a loss of the model."""
+    monkeypatch.setattr(onnx_quantized, "saturates_bytes", lambda: saturates)
+    monkeypatch.setattr(onnx_mobile, "remarks", lambda _: ("mobile: yes",))
+    assert onnx_runtime.remarks(made[2][name]) == ("mobile: yes", *([onnx_quantized.SATURATION] if warned else []))
