@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 from pdp_export.files import write_text
@@ -57,4 +56,4 @@ class TimeCache:
 def _key(work: LayerWork | str) -> str:
     if isinstance(work, str):
         return work
-    return json.dumps(list(asdict(work).values()), separators=(",", ":"))
+    return json.dumps(list(vars(work).values()), separators=(",", ":"))

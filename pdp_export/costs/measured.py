@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from statistics import median
 from typing import Literal
 
 import platformdirs
@@ -40,15 +41,21 @@ class Measured:
         return f"microseconds measured on {setting['runtime']} {setting['version']}, {setting['cpu']}, {threads}"
 
     def costs(self, options: Sequence[LayerWork]) -> list[float]:
-        """Time the options in turns, unless all of them are known."""
+        """Time the options in turns, unless all of them are known.
+
+        A known time stays: the others are scaled by what the known ones take now, so that a machine that has become
+        slower in the meantime slows no option alone, and the same plan follows from what is remembered.
+        """
         known = [self.cache.get(work) for work in options]
-        if None not in known:
-            return [time for time in known if time is not None]
-        times = median_us([self._run(work) for work in options], threads=self.threads)
-        for work, time in zip(options, times, strict=True):
-            self.cache.put(work, time)
-        self.cache.save()
-        return times
+        if None in known:
+            times = median_us([self._run(work) for work in options], threads=self.threads)
+            drifts = [before / now for before, now in zip(known, times, strict=True) if before is not None]
+            scale = median(drifts) if drifts else 1.0
+            for work, before, now in zip(options, known, times, strict=True):
+                if before is None:
+                    self.cache.put(work, now * scale)
+            self.cache.save()
+        return [time for work in options if (time := self.cache.get(work)) is not None]
 
     def _run(self, work: LayerWork) -> Run:
         from pdp_export.costs.onnx_layers import onnx_run

@@ -103,8 +103,9 @@ def plan_removal(trace: Trace, facts: Facts, aligns: Sequence[int], cost: CostMo
 def _live(trace: Trace, facts: Facts, roots: Ids) -> Iterator[tuple[int, str]]:
     """Yield every slot that some tensor holds live."""
     for node in trace.flows:
-        for slot in _living(trace, facts, node).tolist():
-            yield int(roots[slot]), f"the result of {layer_of(node)} depends on it"
+        reason = f"the result of {layer_of(node)} depends on it"
+        for root in np.unique(roots[_living(trace, facts, node)]).tolist():
+            yield root, reason
 
 
 def _living(trace: Trace, facts: Facts, node: Node) -> Ids:
@@ -114,7 +115,7 @@ def _living(trace: Trace, facts: Facts, node: Node) -> Ids:
         living = channels.slots[facts.live(node, channels.axis, len(channels.slots)).numpy()]
     elif split is not None:
         living = split.slots[facts.live_along(node, split.axes, split.slots.shape).numpy()]
-    return np.unique(living)
+    return living
 
 
 def _read(readers: list[Reader]) -> Iterator[tuple[int, str]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 from torch.fx import Node
 
@@ -16,9 +18,24 @@ VARIES = "it is not one constant everywhere"
 _NAMED = 2
 
 
-def what_varies(trace: Trace, facts: Facts, roots: Ids, root: int) -> str:
+Holders = Mapping[int, Sequence[Node]]
+"""The tensors that hold a channel, by its slot, in the order of the program."""
+
+
+def holders(trace: Trace, roots: Ids) -> Holders:
+    """Return the tensors that hold each channel along one axis."""
+    found: dict[int, list[Node]] = {}
+    for node in trace.flows:
+        channels = trace.channels(node)
+        for root in np.unique(roots[channels.slots]).tolist() if channels is not None else ():
+            found.setdefault(root, []).append(node)
+    return found
+
+
+def what_varies(trace: Trace, facts: Facts, roots: Ids, root: int, held: Holders) -> str:
     """Return a sentence that names where a channel begins to depend on the input; `VARIES` where nothing is found."""
-    alive = {node: found for node in trace.flows if len(found := _varying(trace, facts, roots, root, node))}
+    nodes = held.get(root, ())
+    alive = {node: found for node in nodes if len(found := _varying(trace, facts, roots, root, node))}
     infinite = [node for node, found in alive.items() if np.isinf(found).any()]
     if infinite:
         return f"it is infinite behind {layer_of(infinite[0])}, which no zero absorbs"
@@ -36,7 +53,7 @@ def what_varies(trace: Trace, facts: Facts, roots: Ids, root: int) -> str:
 def _varying(trace: Trace, facts: Facts, roots: Ids, root: int, node: Node) -> Vector:
     """Return what is not a finite constant among the entries of `node` that this channel is."""
     channels = trace.channels(node)
-    if channels is None or not (roots[channels.slots] == root).any():
+    if channels is None:
         return np.zeros(0)
     numbers: Vector = channel_constants(trace, facts, node, len(channels.slots)).numpy()
     numbers = numbers[roots[channels.slots] == root]

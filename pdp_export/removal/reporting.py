@@ -13,7 +13,7 @@ from pdp_export.graph.slots import Ids, Use
 from pdp_export.removal.planning import Plan
 from pdp_export.removal.proof import LIMIT
 from pdp_export.removal.readers import Mask
-from pdp_export.removal.reasons import VARIES, what_varies
+from pdp_export.removal.reasons import VARIES, Holders, holders, what_varies
 from pdp_export.removal.records import LayerChange, RemovalReport
 from pdp_export.results import Skipped
 
@@ -23,7 +23,8 @@ def removal_report(
 ) -> RemovalReport:
     """Describe a plan before it is carried out; counts and proof are filled in afterwards."""
     gone = [_vanished(name, tuple(weight.shape)) for name, weight in vanished.items() if weight.dim() > 1]
-    layers = (*gone, *(_layer(plan, facts, weight, align) for weight in _weights(plan)))
+    held = holders(plan.trace, plan.roots)
+    layers = (*gone, *(_layer(plan, facts, held, weight, align) for weight in _weights(plan)))
     skipped = tuple(
         Skipped(layer=layer.layer, stage="remove_channels", reason=layer.reason) for layer in layers if layer.reason
     )
@@ -65,7 +66,7 @@ def _weights(plan: Plan) -> list[str]:
     return list(dict.fromkeys(use.tensor for use in layers if use.tensor == str(argument(use.node, "weight").target)))
 
 
-def _layer(plan: Plan, facts: Facts, weight: str, align: int) -> LayerChange:
+def _layer(plan: Plan, facts: Facts, held: Holders, weight: str, align: int) -> LayerChange:
     shape = list(tensor_of(plan.trace.module, weight).shape)
     outputs = _use(plan, weight, "filter") or _use(plan, weight, "follower")
     inputs = _use(plan, weight, "consumer")
@@ -79,7 +80,7 @@ def _layer(plan: Plan, facts: Facts, weight: str, align: int) -> LayerChange:
         after[1] = max(len(plan.kept(part)) for part in parts)
     rows, columns = _zero_lines(plan, outputs), _zero_lines(plan, inputs)
     stay = _staying(plan, outputs, rows)
-    reason = _reason(plan, facts, stay, align) or _reason(plan, facts, _staying(plan, inputs, columns), align)
+    reasons = (_reason(plan, facts, held, slots, align) for slots in (stay, _staying(plan, inputs, columns)))
     return LayerChange(
         layer=weight.rpartition(".")[0] or weight,
         weight=weight,
@@ -90,7 +91,7 @@ def _layer(plan: Plan, facts: Facts, weight: str, align: int) -> LayerChange:
         removed_filters=shape[outputs.axis] - after[outputs.axis] if outputs else 0,
         removed_inputs=shape[inputs.axis] - after[inputs.axis] if inputs else 0,
         kept=len(stay),
-        reason=reason,
+        reason=next(filter(None, reasons), ""),
     )
 
 
@@ -115,14 +116,14 @@ def _staying(plan: Plan, use: Use | None, lines: Mask) -> Ids:
     return slots[~plan.removed[slots]]
 
 
-def _reason(plan: Plan, facts: Facts, slots: Ids, align: int) -> str:
+def _reason(plan: Plan, facts: Facts, held: Holders, slots: Ids, align: int) -> str:
     if len(slots) == 0:
         return ""
     blocked = [int(slot) for slot in slots if not plan.fillers[slot]]
     if blocked:
         told = plan.blocked.get(blocked[0], "another reader of the channel needs it")
         if VARIES in told:  # by what, is asked only for the few that are told
-            told = told.replace(VARIES, what_varies(plan.trace, facts, plan.roots, blocked[0]))
+            told = told.replace(VARIES, what_varies(plan.trace, facts, plan.roots, blocked[0], held))
         return told
     return f"it fills the width to a multiple of {align}" if align > 1 else "a layer keeps at least one channel"
 

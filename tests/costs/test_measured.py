@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +95,18 @@ def test_times_are_remembered(runtime: str, tmp_path: Path, monkeypatch: pytest.
     assert all(time > 0 and math.isfinite(time) for time in first)
     monkeypatch.setattr(Measured, "_run", lambda *_: pytest.fail("measured again"))
     assert measured(runtime, threads=threads, folder=tmp_path).costs(options) == first
+
+
+def test_time_stays_what_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A layer that was timed again beside another option made the remembered plan another than the first."""
+    moments = iter([[2.0, 4.0], [3.0, 9.0]])  # later the machine is slower by a half
+    monkeypatch.setattr(sys.modules[Measured.__module__], "median_us", lambda *_, **__: next(moments))
+    a, b, c = (convolution(columns=count) for count in (8, 6, 4))
+    model = measured("onnxruntime", folder=tmp_path)
+    assert model.costs([a, b]) == [2.0, 4.0]
+    assert model.costs([a, c]) == [2.0, 6.0]
+    assert model.costs([c, b, a]) == [6.0, 4.0, 2.0]
+    assert measured("onnxruntime", folder=tmp_path).costs([a, b, c]) == [2.0, 4.0, 6.0]
 
 
 def test_larger_layer_takes_longer(tmp_path: Path) -> None:
