@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pdp_export.errors import PdpExportError
+    from pdp_export.graph.archive import load_program, save_program
     from pdp_export.pipeline.api import Artifact, FileVerdict, convert, prune_and_convert, validate
     from pdp_export.pipeline.removal_api import remove_channels
     from pdp_export.pruning import NM, AccuracyRule, Block, Channel, Pruner, Schedule, Unstructured
@@ -33,8 +34,10 @@ __all__ = [
     "Unstructured",
     "Verdict",
     "convert",
+    "load_program",
     "prune_and_convert",
     "remove_channels",
+    "save_program",
     "simplify",
     "validate",
 ]
@@ -54,8 +57,10 @@ _HOMES = {
     "Unstructured": "pdp_export.pruning",
     "Verdict": "pdp_export.results",
     "convert": "pdp_export.pipeline.api",
+    "load_program": "pdp_export.graph.archive",
     "prune_and_convert": "pdp_export.pipeline.api",
     "remove_channels": "pdp_export.pipeline.removal_api",
+    "save_program": "pdp_export.graph.archive",
     "simplify": "pdp_export.removal",
     "validate": "pdp_export.pipeline.api",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,13 +56,16 @@ def command(
     from pdp_export.graph.archive import load_program
     from pdp_export.pipeline import api
     from pdp_export.results import Verdict
+    from pdp_export.runtimes.registry import name_for
+    from pdp_export.validation import isolated
 
     if reference is None:
         return validate_file.run_alone(Path(file), inputs, expected, save_outputs, atol, flags)
     if expected is not None or save_outputs is not None:
         raise UsageError("the reference gives the outputs to compare with", where="--expected, --save-outputs")
     program = load_program(Path(reference))
-    found = api.validate(file, reference=program, inputs=_inputs(program, inputs), atol=atol)
+    names = [spec.name for spec in isolated.describe(name_for(Path(file)), Path(file)).inputs] if inputs else []
+    found = api.validate(file, reference=program, inputs=_inputs(program, inputs, names), atol=atol)
     _print(Path(file), found, flags)
     if found.verdict is Verdict.FAIL:
         verdicts = [item.verdict for item in found.parity] + ([found.weights.verdict] if found.weights else [])
@@ -106,21 +110,25 @@ def _validate_run(
     return run_again(folder, "validate", flags, changes=changes, require_all=require_all)
 
 
-def _inputs(program: Any, path: str | None) -> tuple[Any, ...]:
+def _inputs(program: Any, path: str | None, file_names: Sequence[str]) -> tuple[Any, ...]:
+    """Return the arrays of an .npz by the names of the program's inputs, or by those of the file's."""
     import torch
 
-    from pdp_export.errors import FileError
+    from pdp_export.errors import DataError
     from pdp_export.pipeline.program_io import input_specs, random_inputs
 
     if path is None:
         return random_inputs(program)
-    specs = input_specs(program)
-    arrays = list(read(path, "--inputs").values())
-    if len(arrays) != len(specs):
-        raise FileError(
-            f"{Path(path).name} holds {len(arrays)} arrays, the program has {len(specs)} inputs", where="--inputs"
+    own, arrays = [spec.name for spec in input_specs(program)], read(path, "--inputs")
+    names = next((names for names in (own, file_names) if set(names) == set(arrays)), None)
+    if names is None:
+        raise DataError(
+            f"{Path(path).name} holds {', '.join(arrays) or 'nothing'}, the inputs are {', '.join(own)} (program) or "
+            f"{', '.join(file_names)} (file)",
+            where="--inputs",
+            hint="save one array for each input, by its name: numpy.savez(path, name=array)",
         )
-    return tuple(torch.from_numpy(array) for array in arrays)
+    return tuple(torch.from_numpy(arrays[name]) for name in names)
 
 
 def _print(path: Path, found: FileVerdict, flags: dict[str, Any]) -> None:

@@ -31,14 +31,14 @@ from pdp_export.graph.archive_program import check_program
 from pdp_export.graph.capture import quiet_export
 
 
-def save_program(program: ExportedProgram, path: Path) -> None:
+def save_program(program: ExportedProgram, path: str | Path) -> None:
     """Write a program atomically, after proving that `load_program` accepts the very bytes written.
 
     Raises:
         FileError: the disk is full, or the program holds something that no safe archive can carry
             (custom objects, tensor subclasses, operators from outside torch).
     """
-    buffer = BytesIO()
+    path, buffer = Path(path), BytesIO()
     with quiet_export():
         torch.export.save(program, buffer)
     data = buffer.getvalue()
@@ -54,13 +54,14 @@ def save_program(program: ExportedProgram, path: Path) -> None:
         temporary.write_bytes(data)
 
 
-def load_program(path: Path) -> ExportedProgram:
+def load_program(path: str | Path) -> ExportedProgram:
     """Open a .pt2 that anybody may have written.
 
     Raises:
         FileError: the file is missing, truncated, damaged or no .pt2 archive.
         UnsafeFileError: opening it with torch.export.load could run code; nothing was executed.
     """
+    path = Path(path)
     try:
         data = path.read_bytes()
     except OSError as error:

@@ -184,15 +184,23 @@ def convert(
         calibration: Real samples by input name, batch first; precision int8 needs them.
 
     Raises:
-        UsageError: for an unknown target, precision, encoding or option.
+        UsageError: for an unknown target, precision, encoding or option, or a module in the place of a program.
         MissingDependencyError: when a package of the target is not installed.
         ConversionError: when the target cannot express the program.
     """
+    from torch.export import ExportedProgram
+
     from pdp_export.graph.archive import save_program
     from pdp_export.pipeline.calibration import save
     from pdp_export.pipeline.conversion import Job, convert_files
     from pdp_export.pipeline.program_io import input_specs, output_names_of
 
+    if not isinstance(program, ExportedProgram):
+        raise UsageError(
+            f"expected a captured program, got {type(program).__name__}",
+            where="program",
+            hint="capture a module first: pdp_export.remove_channels(model, inputs).program",
+        )
     declared = registry.load(target).TARGET
     declared.require()
     request = ConvertRequest(

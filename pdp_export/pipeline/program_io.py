@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.export import ExportedProgram
 
-from pdp_export.errors import UsageError
+from pdp_export.errors import DataError, UsageError, first_line
 from pdp_export.graph.capture import inference_mode
 from pdp_export.pipeline.weights import program_weights
 from pdp_export.removal import simplify
@@ -59,22 +59,57 @@ def output_names_of(program: ExportedProgram) -> tuple[str, ...]:
 def as_reference(
     reference: nn.Module | ExportedProgram, inputs: Any, names: Sequence[str]
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """Return (weights, outputs by name) of a model or program; weights are empty for a plain model."""
+    """Return (weights, outputs by name) of a model or program; weights are empty for a plain model.
+
+    Raises:
+        UsageError: another number of inputs or outputs; DataError where the reference does not run on the inputs.
+    """
     tensors = as_tuple(inputs)
     if isinstance(reference, ExportedProgram):
-        expected = len(reference.graph_signature.user_inputs)
-        if len(tensors) != expected:
-            raise UsageError(f"{len(tensors)} inputs given, the program takes {expected}", where="inputs")
+        _check_inputs(reference, tensors)
         # Converters store weights with BatchNorm folded: compare with the same form.
         reference = simplify(reference, random_inputs(reference))
     module: Any = reference.module() if isinstance(reference, ExportedProgram) else reference
-    with torch.no_grad(), inference_mode(module):
-        made = module(*tensors)
+    made = _run(module, tensors)
     values = [made] if isinstance(made, torch.Tensor) else list(made.values() if isinstance(made, Mapping) else made)
     if len(values) != len(names):
         raise UsageError(f"the model gives {len(values)} outputs, the file has {len(names)}", where="reference")
     outputs = {name: value.numpy() for name, value in zip(names, values, strict=True)}
     return (program_weights(reference) if isinstance(reference, ExportedProgram) else {}), outputs
+
+
+def _check_inputs(program: ExportedProgram, tensors: Sequence[torch.Tensor]) -> None:
+    specs = input_specs(program)
+    if len(tensors) != len(specs):
+        raise UsageError(f"{len(tensors)} inputs given, the program takes {len(specs)}", where="inputs")
+    for spec, tensor in zip(specs, tensors, strict=True):
+        taken = tuple(spec.dynamic.get(axis, size) for axis, size in enumerate(spec.shape))
+        sizes = zip(taken, tensor.shape, strict=False)
+        if tensor.dim() != len(taken) or any(size not in (found, str(size)) for size, found in sizes):
+            raise DataError(
+                f"the program takes shape ({', '.join(map(str, taken))}), the data has {tuple(tensor.shape)}",
+                where=f"input {spec.name}",
+                hint='give that shape, or capture with sizes that may change: dynamic={0: {0: "batch"}}',
+            )
+        dtype = str(tensor.dtype).removeprefix("torch.")
+        if dtype != spec.dtype:
+            raise DataError(
+                f"the program takes {spec.dtype}, the data is {dtype}",
+                where=f"input {spec.name}",
+                hint="convert the array first",
+            )
+
+
+def _run(module: Any, tensors: tuple[torch.Tensor, ...]) -> Any:
+    try:
+        with torch.no_grad(), inference_mode(module):
+            return module(*tensors)
+    except Exception as error:
+        raise DataError(
+            f"the reference does not run on these inputs: {first_line(error)}",
+            where="inputs",
+            hint="check shapes and dtypes: reference(*inputs) must run",
+        ) from error
 
 
 def as_tuple(inputs: Any) -> tuple[torch.Tensor, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pdp_export import onnx_external
+from pdp_export.encoding.codecs import SPARSE_KEY
 from pdp_export.runtimes.onnx_constants import Constants
 from pdp_export.runtimes.onnx_file import read
 
@@ -18,13 +19,17 @@ def expand(path: Path, output: Path) -> int:
 
     Over 2 GiB, weights go to a second file beside `output`.
 
-    float16 values that the file widens become float32, int8 weights stay int8. Names, metadata and nodes are kept.
+    float16 values that the file widens become float32, int8 weights stay int8. Names, metadata and nodes are kept,
+    but for the number of sparse weights: they are dense on purpose.
 
     Raises:
         FileError: for a truncated, damaged, foreign or self-contradicting file.
     """
     model = read(path).model
     count = expand_model(model, path)
+    kept = [item for item in model.metadata_props if item.key != SPARSE_KEY]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
     onnx_external.write(model, output)
     return count
 
