@@ -225,6 +225,10 @@ class Recipe(Section):
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if file.is_dir():
+        inside = ", ".join(str(item) for item in sorted(file.glob("*.yaml")))
+        next_step = f"name the .yaml inside it: {inside}" if inside else "write one with: pdp-export init"
+        raise RecipeError(f"{file} is a folder, not a recipe", where=str(file), hint=next_step)
     if not file.is_file():
         raise RecipeError(
             f"the recipe {file.name} does not exist", where=str(file), hint="write one with: pdp-export init"

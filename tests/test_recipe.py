@@ -184,12 +184,20 @@ def test_a_binary_file_is_not_yaml(tmp_path: Path):
         Recipe.load(path)
 
 
-@pytest.mark.parametrize("name", ["absent.yaml", "."])
-def test_a_missing_recipe_points_to_init(tmp_path: Path, name: str):
+@pytest.mark.parametrize(("name", "told"), [("absent.yaml", "does not exist"), (".", "is a folder, not a recipe")])
+def test_a_missing_recipe_points_to_init(tmp_path: Path, name: str, told: str):
     """Pins a FileNotFoundError for a mistyped path or a folder."""
-    with pytest.raises(RecipeError, match="does not exist") as caught:
+    with pytest.raises(RecipeError, match=told) as caught:
         Recipe.load(tmp_path / name)
     assert "pdp-export init" in str(caught.value.hint)
+
+
+def test_a_folder_with_recipes_is_told_with_their_names(tmp_path: Path):
+    """Pins "does not exist" for a folder that is there, with the recipe in it."""
+    path = _write(tmp_path, MINIMAL)
+    with pytest.raises(RecipeError, match="is a folder, not a recipe") as caught:
+        Recipe.load(tmp_path)
+    assert str(path) in str(caught.value.hint)
 
 
 def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path):
