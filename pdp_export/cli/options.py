@@ -98,6 +98,19 @@ gate_options = _chain(
 )
 
 
+def flag_of(name: str) -> str:
+    """Return a flag as it is typed, by the name click passes it with."""
+    return f"--{name.replace('_', '-')}"
+
+
+def given(flags: Mapping[str, Any]) -> dict[str, str]:
+    """Return the flags behind the overrides, by the recipe's key."""
+    found = {key: flag_of(name) for name, key in _KEYS.items() if flags.get(name) not in (None, ())}
+    if flags.get("runs"):
+        found |= {"benchmark.blocks": "--runs", "benchmark.runs_per_block": "--runs"}
+    return found
+
+
 def overrides(flags: Mapping[str, Any]) -> dict[str, Any]:
     """Return the recipe overrides of the flags that were given; `targets` and friends are handled apart."""
     found = {_KEYS[name]: value for name, value in flags.items() if name in _KEYS and value not in (None, ())}
