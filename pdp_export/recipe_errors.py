@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _SHOWN = 8
+_SHARES = ("sparsity", "max_layer_sparsity", "max_accuracy_drop")  # that people write in percent
 _KEY = "[key]"  # how pydantic ends the place of a mapping's key
 
 
@@ -83,6 +84,8 @@ def _sentence(item: ErrorDetails, root: type[BaseModel]) -> str:
         told = f"{key.removesuffix(f'.{value}')} has a key" if item["loc"][-1] == _KEY else f"{key} is"
         return f"{told} {value!r}{near_misses(str(value), words)}; allowed: {allowed}"
     reason = item["msg"].removeprefix("Value error, ")
+    if kind in ("less_than", "less_than_equal") and item["loc"][-1] in _SHARES:
+        reason += " (a share: 0.5 is half)"
     if kind == "value_error" and isinstance(value, dict):  # the keys of a section contradict each other
         return f"{key}: {reason}"
     return f"{key} is {_short(value)}: {reason}"

@@ -100,6 +100,7 @@ def test_every_other_number_is_refused_with_key_and_value(sparsity: float):
         ({"targets": []}, ["targets is", "at least 1"]),
         ({"targets": [{"name": "onnx"}, {"name": "mnn"}, {"name": "onnx"}]}, ["targets is", "may appear once"]),
         ({"pruning": {"pattern": "chanel"}}, ["pruning.pattern is 'chanel'", "did you mean 'channel'"]),
+        ({"pruning": {"sparsity": 50}}, ["pruning.sparsity is 50", "less than 1 (a share: 0.5 is half)"]),
         ({"removal": {"objective": "latncy"}}, ["removal.objective is 'latncy'", "did you mean 'latency'", "'macs'"]),
         ({"removal": {"objective": "size", "measure": "onnx"}}, ["removal: measure has no effect", "'size'"]),
         ({"pruning": {"ramp": 3}}, ["pruning.ramp is 3", "'cubic' or 'linear'"]),
