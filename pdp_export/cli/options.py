@@ -77,15 +77,23 @@ run_options = _chain(
     click.option("--require-all-checks", is_flag=True, help="Exit 10 when any check did not run."),
 )
 
-target_options = _chain(
-    click.option("--target", "targets", multiple=True, metavar="NAME",
-                 help=f"Target, repeatable: {', '.join(TARGET_NAMES)}. [default: the recipe's]"),
+_format_options = _chain(
     click.option("--precision", help="Precision of the chosen targets, for example fp32 or fp16."),
     click.option("--encode", "encoding", help="Weight encoding: auto, dense, or one of the target's own."),
     click.option("--encode-for", metavar="GOAL", help="onnx: what --encode auto looks for: load (default) or size."),
     click.option("--opset", type=int, help="onnx: opset of the file."),
     click.option("--min-ios", type=int, help="coreml: oldest iOS that must open the file."),
 )  # fmt: skip
+
+
+def _with_targets(default: str) -> Callable[[Command], Command]:
+    """Return the flags of the targets; `default` says which targets are taken where none is named."""
+    told = f"Target, repeatable: {', '.join(TARGET_NAMES)}. [{default}]"
+    return _chain(click.option("--target", "targets", multiple=True, metavar="NAME", help=told), _format_options)
+
+
+target_options = _with_targets("default: the recipe's")
+program_target_options = _with_targets("required with --model")
 
 gate_options = _chain(
     click.option("--atol", type=float, help="gates.atol: largest error, relative to max|y|."),

@@ -111,6 +111,14 @@ def test_a_mistake_ends_with_the_documented_code_and_one_message_on_stderr(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_convert_promises_no_target_of_a_recipe(pdp: Callable[..., Any]):
+    """Pins a default taken from a recipe, in the help of a command that reads none."""
+    shown = " ".join(pdp("convert", "--help").out.split())
+    assert "--target NAME Target, repeatable: onnx, coreml, litert, mnn. [required with --model]" in shown
+    assert "recipe" not in shown
+    assert "[default: the recipe's]" in " ".join(pdp("prune-and-convert", "--help").out.split())
+
+
 def test_inspect_says_what_it_opens_instead(pdp: Callable[..., Any], tmp_path: Path):
     """Pins a list of endings without .ort, which inspect opens, and a run directory called a file without suffix."""
     recipe = tmp_path / "recipe.yaml"
