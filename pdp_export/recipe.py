@@ -187,8 +187,15 @@ class Recipe(Section):
         return self
 
     @classmethod
-    def parse(cls, values: Mapping[str, Any], *, base_dir: Path, source: str = "recipe") -> Recipe:
-        """Validate a plain mapping; relative paths count from `base_dir`.
+    def parse(
+        cls,
+        values: Mapping[str, Any],
+        *,
+        base_dir: Path,
+        source: str = "recipe",
+        flags: Mapping[str, str] | None = None,
+    ) -> Recipe:
+        """Validate a plain mapping; relative paths count from `base_dir`. `source` and `flags` are for the message.
 
         Raises:
             RecipeError: quoting key, value, allowed values and near misses.
@@ -196,17 +203,22 @@ class Recipe(Section):
         try:
             return cls.model_validate(dict(values)).rebased(base_dir)
         except ValidationError as error:
-            raise explain(error, cls, source) from error
+            raise explain(error, cls, source, flags or {}) from error
 
     @classmethod
-    def load(cls, path: str | Path, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    def load(
+        cls, path: str | Path, overrides: Mapping[str, Any] | None = None, *, flags: Mapping[str, str] | None = None
+    ) -> Recipe:
         """Read a YAML recipe and apply dotted `overrides` such as ``{"pruning.sparsity": 0.8}``.
+
+        `flags` are those by which overrides were given, ``{"pruning.sparsity": "--sparsity"}``; an error names them.
 
         Raises:
             RecipeError: when the file is missing, is not YAML, or does not validate.
         """
         file = Path(path)
-        return cls.parse(_override(_read(file), overrides or {}), base_dir=file.resolve().parent, source=file.name)
+        values = _override(_read(file), overrides or {})
+        return cls.parse(values, base_dir=file.resolve().parent, source=file.name, flags=flags)
 
     @property
     def folder(self) -> Path:
@@ -225,6 +237,10 @@ class Recipe(Section):
 
 
 def _read(file: Path) -> dict[str, Any]:
+    if file.is_dir():
+        inside = ", ".join(str(item) for item in sorted(file.glob("*.yaml")))
+        next_step = f"name the .yaml inside it: {inside}" if inside else "write one with: pdp-export init"
+        raise RecipeError(f"{file} is a folder, not a recipe", where=str(file), hint=next_step)
     if not file.is_file():
         raise RecipeError(
             f"the recipe {file.name} does not exist", where=str(file), hint="write one with: pdp-export init"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ValidationError
@@ -12,20 +13,46 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _SHOWN = 8
+_SHARES = ("sparsity", "max_layer_sparsity", "max_accuracy_drop")  # that people write in percent
 _KEY = "[key]"  # how pydantic ends the place of a mapping's key
 
 
-def explain(error: ValidationError, root: type[BaseModel], source: str) -> RecipeError:
-    """Return one RecipeError that quotes every wrong key, its value and what is allowed."""
+def explain(error: ValidationError, root: type[BaseModel], source: str, flags: Mapping[str, str]) -> RecipeError:
+    """Return one RecipeError that quotes every wrong key, its value and what is allowed.
+
+    `where` is `source`, or the flag by which a key was given (`flags`: dotted key to flag), or both.
+    """
     details = _innermost(error.errors(include_url=False))
     sentences = [_sentence(item, root) for item in details[:_SHOWN]]
     if len(details) > _SHOWN:
         sentences.append(f"... and {len(details) - _SHOWN} more")
     return RecipeError(
         "; ".join(sentences),
-        where=f"{source}: {', '.join(_dotted(item) for item in details[:_SHOWN])}",
-        hint="correct the recipe; `pdp-export init` writes a commented one with every key",
+        **_place(details[:_SHOWN], source, flags),
     )
+
+
+def _place(details: list[ErrorDetails], source: str, flags: Mapping[str, str]) -> dict[str, str]:
+    """Return `where` and `hint`: what the person typed wrongly, in the file or beside it."""
+    own = [_dotted(item) for item in details if not any(_within(_dotted(item), key) for key in flags)]
+    typed = list(dict.fromkeys(flag for key, flag in flags.items() if any(_concerns(item, key) for item in details)))
+    where = [f"{source}: {', '.join(own)}"] * bool(own) + [", ".join(typed)] * bool(typed)
+    if own:
+        beside = f" or {', '.join(typed)}" if typed else ""
+        hint = f"correct the recipe{beside}; `pdp-export init` writes a commented one with every key"
+    else:
+        hint = f"correct {', '.join(typed)}; --help says what it takes"
+    return {"where": "; ".join(where), "hint": hint}
+
+
+def _concerns(item: ErrorDetails, key: str) -> bool:
+    """Whether an error is one of this key, or of its section with the key in the reason."""
+    place = _dotted(item)
+    return _within(place, key) or (_within(key, place) and key.rpartition(".")[2] in item["msg"])
+
+
+def _within(key: str, section: str) -> bool:
+    return key == section or key.startswith(f"{section}.")
 
 
 def _innermost(details: list[ErrorDetails]) -> list[ErrorDetails]:
@@ -57,6 +84,8 @@ def _sentence(item: ErrorDetails, root: type[BaseModel]) -> str:
         told = f"{key.removesuffix(f'.{value}')} has a key" if item["loc"][-1] == _KEY else f"{key} is"
         return f"{told} {value!r}{near_misses(str(value), words)}; allowed: {allowed}"
     reason = item["msg"].removeprefix("Value error, ")
+    if kind in ("less_than", "less_than_equal") and item["loc"][-1] in _SHARES:
+        reason += " (a share: 0.5 is half)"
     if kind == "value_error" and isinstance(value, dict):  # the keys of a section contradict each other
         return f"{key}: {reason}"
     return f"{key} is {_short(value)}: {reason}"

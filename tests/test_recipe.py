@@ -100,6 +100,7 @@ def test_every_other_number_is_refused_with_key_and_value(sparsity: float):
         ({"targets": []}, ["targets is", "at least 1"]),
         ({"targets": [{"name": "onnx"}, {"name": "mnn"}, {"name": "onnx"}]}, ["targets is", "may appear once"]),
         ({"pruning": {"pattern": "chanel"}}, ["pruning.pattern is 'chanel'", "did you mean 'channel'"]),
+        ({"pruning": {"sparsity": 50}}, ["pruning.sparsity is 50", "less than 1 (a share: 0.5 is half)"]),
         ({"removal": {"objective": "latncy"}}, ["removal.objective is 'latncy'", "did you mean 'latency'", "'macs'"]),
         ({"removal": {"objective": "size", "measure": "onnx"}}, ["removal: measure has no effect", "'size'"]),
         ({"pruning": {"ramp": 3}}, ["pruning.ramp is 3", "'cubic' or 'linear'"]),
@@ -184,12 +185,20 @@ def test_a_binary_file_is_not_yaml(tmp_path: Path):
         Recipe.load(path)
 
 
-@pytest.mark.parametrize("name", ["absent.yaml", "."])
-def test_a_missing_recipe_points_to_init(tmp_path: Path, name: str):
+@pytest.mark.parametrize(("name", "told"), [("absent.yaml", "does not exist"), (".", "is a folder, not a recipe")])
+def test_a_missing_recipe_points_to_init(tmp_path: Path, name: str, told: str):
     """Pins a FileNotFoundError for a mistyped path or a folder."""
-    with pytest.raises(RecipeError, match="does not exist") as caught:
+    with pytest.raises(RecipeError, match=told) as caught:
         Recipe.load(tmp_path / name)
     assert "pdp-export init" in str(caught.value.hint)
+
+
+def test_a_folder_with_recipes_is_told_with_their_names(tmp_path: Path):
+    """Pins "does not exist" for a folder that is there, with the recipe in it."""
+    path = _write(tmp_path, MINIMAL)
+    with pytest.raises(RecipeError, match="is a folder, not a recipe") as caught:
+        Recipe.load(tmp_path)
+    assert str(path) in str(caught.value.hint)
 
 
 def test_a_number_in_scientific_notation_is_a_number(tmp_path: Path):

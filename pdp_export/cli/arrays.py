@@ -18,6 +18,8 @@ def read(path: str, flag: str) -> dict[str, Any]:
 
     from pdp_export.errors import FileError
 
+    if not Path(path).is_file():
+        raise FileError(f"{Path(path).name} does not exist or is a folder", where=flag, hint=f"check the path {path}")
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}

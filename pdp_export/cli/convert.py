@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 )
 @click.option("--name", default="model", show_default=True, help="File name without suffix.")
 @click.option("--calibration", metavar="NPZ", type=click.Path(), help="Real samples by input name, for int8.")
-@options.target_options
+@options.program_target_options
 @options.output_options
 def command(
     model: str | None, expand: str | None, ort: str | None, output: str, input_names: tuple[str, ...],

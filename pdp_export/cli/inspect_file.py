@@ -53,7 +53,7 @@ def _facts(path: Path) -> tuple[FileFacts, Target]:
 
     if path.suffix == ORT.suffix:
         return describe_ort(path), ORT
-    name = name_for(path)
+    name = name_for(path, also=(ORT.suffix,))
     return describe(name, path), registry.load(name).TARGET
 
 

@@ -77,15 +77,23 @@ run_options = _chain(
     click.option("--require-all-checks", is_flag=True, help="Exit 10 when any check did not run."),
 )
 
-target_options = _chain(
-    click.option("--target", "targets", multiple=True, metavar="NAME",
-                 help=f"Target, repeatable: {', '.join(TARGET_NAMES)}. [default: the recipe's]"),
+_format_options = _chain(
     click.option("--precision", help="Precision of the chosen targets, for example fp32 or fp16."),
     click.option("--encode", "encoding", help="Weight encoding: auto, dense, or one of the target's own."),
     click.option("--encode-for", metavar="GOAL", help="onnx: what --encode auto looks for: load (default) or size."),
     click.option("--opset", type=int, help="onnx: opset of the file."),
     click.option("--min-ios", type=int, help="coreml: oldest iOS that must open the file."),
 )  # fmt: skip
+
+
+def _with_targets(default: str) -> Callable[[Command], Command]:
+    """Return the flags of the targets; `default` says which targets are taken where none is named."""
+    told = f"Target, repeatable: {', '.join(TARGET_NAMES)}. [{default}]"
+    return _chain(click.option("--target", "targets", multiple=True, metavar="NAME", help=told), _format_options)
+
+
+target_options = _with_targets("default: the recipe's")
+program_target_options = _with_targets("required with --model")
 
 gate_options = _chain(
     click.option("--atol", type=float, help="gates.atol: largest error, relative to max|y|."),
@@ -96,6 +104,19 @@ gate_options = _chain(
     click.option("--runs", type=int, help="benchmark: timed inferences per file (blocks x runs_per_block)."),
     click.option("--threads", type=int, help="benchmark.threads."),
 )
+
+
+def flag_of(name: str) -> str:
+    """Return a flag as it is typed, by the name click passes it with."""
+    return f"--{name.replace('_', '-')}"
+
+
+def given(flags: Mapping[str, Any]) -> dict[str, str]:
+    """Return the flags behind the overrides, by the recipe's key."""
+    found = {key: flag_of(name) for name, key in _KEYS.items() if flags.get(name) not in (None, ())}
+    if flags.get("runs"):
+        found |= {"benchmark.blocks": "--runs", "benchmark.runs_per_block": "--runs"}
+    return found
 
 
 def overrides(flags: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pdp_export.cli.options import overrides
+from pdp_export.cli.options import flag_of, given, overrides
 
 if TYPE_CHECKING:
     from pdp_export.recipe import Recipe
@@ -20,7 +20,7 @@ def load_recipe(flags: dict[str, Any]) -> Recipe:
     """Read the recipe and apply the flags.
 
     Raises:
-        RecipeError: quoting the key a flag stands for.
+        RecipeError: quoting the key a flag stands for, and the flag; or for a file that --model names and is not there.
         UsageError: for a flag of a target that is not asked for.
     """
     from pdp_export.recipe import Recipe
@@ -34,9 +34,11 @@ def load_recipe(flags: dict[str, Any]) -> Recipe:
         changes["model.factory"] = _from_working_directory(flags["model"], path)
     if flags.get("runs"):
         changes |= {"benchmark.blocks": max(2, -(-flags["runs"] // 3)), "benchmark.runs_per_block": 3}
-    recipe = Recipe.load(path, changes)
+    typed = given(flags)
+    recipe = Recipe.load(path, changes, flags=typed)
     if any(flags.get(name) for name in ("targets", "precision", "encoding", *OWN)):
-        recipe = Recipe.load(path, {**changes, "targets": _targets(recipe, flags)})
+        chosen = {**changes, "targets": _targets(recipe, flags)}
+        recipe = Recipe.load(path, chosen, flags={**typed, "targets": "--target"})
     return recipe
 
 
@@ -57,9 +59,7 @@ def _targets(recipe: Recipe, flags: dict[str, Any]) -> list[dict[str, Any]]:
         if flags.get(flag) is None:
             continue
         if target not in names:
-            raise UsageError(
-                f"--{flag.replace('_', '-')} belongs to target {target}, which is not asked for", where="--target"
-            )
+            raise UsageError(f"{flag_of(flag)} belongs to target {target}, which is not asked for", where="--target")
         section = chosen[names.index(target)]
         section["options"] = {**section.get("options", {}), flag: flags[flag]}
     for key in ("precision", "encoding"):
@@ -70,7 +70,15 @@ def _targets(recipe: Recipe, flags: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _from_working_directory(reference: str, recipe: Path) -> str:
+    from pdp_export.errors import RecipeError
+
     place, colon, name = reference.rpartition(":")
     if place.endswith(".py"):
+        if not Path(place).is_file():
+            raise RecipeError(
+                f"--model names {place}, which does not exist",
+                where="--model",
+                hint="paths of flags count from the working directory, those of a recipe from its folder",
+            )
         place = os.path.relpath(Path(place).resolve(), recipe.resolve().parent)
     return f"{place}{colon}{name}"

@@ -32,8 +32,9 @@ def command(runs: tuple[str, ...], merge: tuple[str, ...], **flags: Any) -> int:
     if merge and len(runs) != 1:
         raise UsageError(f"--merge belongs to one run, {len(runs)} are given", where="--merge")
     reports = [run_report.read(Path(run)) for run in runs]
+    folders = [Path(run) if Path(run).is_dir() else Path(run).parent for run in runs]
     if len(reports) == 1:
-        folder = Path(runs[0]) if Path(runs[0]).is_dir() else Path(runs[0]).parent
+        (folder,) = folders
         for path in merge:
             reports = [mac_results.merged(reports[0], folder, Path(path))]
         if merge:
@@ -44,5 +45,5 @@ def command(runs: tuple[str, ...], merge: tuple[str, ...], **flags: Any) -> int:
     if flags["as_json"]:
         click.echo(json.dumps([report.model_dump(mode="json") for report in reports], indent=2))
         return 0
-    stdout_console(no_color=flags["no_color"]).print(terminal_table.compare(reports))
+    stdout_console(no_color=flags["no_color"]).print(terminal_table.compare(reports, folders))
     return 0

@@ -12,13 +12,14 @@ from typing import Any
 
 from pdp_export import files
 from pdp_export.errors import RunDirectoryError
-from pdp_export.pipeline import manifest
+from pdp_export.pipeline import manifest, stages
 from pdp_export.recipe import Recipe
 
 RECIPE = "recipe.yaml"
 LOG = "log.txt"
 LOCK = ".lock"
 ORIGIN = ".origin.json"  # where relative paths of the recipe count from: of use on this machine only
+_TORN = {files.partial_of(Path(name)).name for name in (RECIPE, ORIGIN, manifest.FILE_NAME)}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class RunDirectory:
 def opened(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> Iterator[RunDirectory]:
     """Create a run directory, or open one to go on in it, and hold it alone.
 
-    Nothing is touched in a folder that is no run directory.
+    Nothing is touched in a folder that is no run directory. A run in which no stage was finished, refused by its first
+    one for example, is begun again with whatever recipe; its log is kept.
 
     Raises:
         RunDirectoryError: when the folder holds another run (without `resume` or `force`), something else than a
@@ -65,9 +67,9 @@ def opened(folder: Path, recipe: Recipe, *, resume: bool, force: bool) -> Iterat
             # The manifest goes last: a --force that is killed leaves a run directory, not a stranger's folder.
             for item in sorted(entries, key=lambda entry: entry.name == manifest.FILE_NAME):
                 files.remove(item)
-        elif entries and not resume:
+        elif entries and not resume and not _holds_no_result(folder, entries):
             raise RunDirectoryError(
-                f"{folder.resolve().name} already holds a run",
+                f"{_shown(folder)} already holds a run",
                 where="--output",
                 hint="go on with --resume, start over with --force, or choose another --output",
             )
@@ -108,15 +110,34 @@ def refuse_strangers(folder: Path, recipe: Recipe) -> None:
     if not entries or (folder / manifest.FILE_NAME).exists() or _was_just_begun(entries, recipe):
         return
     raise RunDirectoryError(
-        f"{folder.resolve().name} is not empty and is no run directory (it holds {entries[0].name!r})",
+        f"{_shown(folder)} is not empty and is no run directory (it holds {entries[0].name!r})",
         where="--output",
         hint="choose another --output; nothing was touched",
     )
 
 
+def _shown(folder: Path) -> str:
+    """Return the path as it was typed; the place of ``.``, which names nothing."""
+    return str(folder if folder.name else folder.resolve())
+
+
+def _holds_no_result(folder: Path, entries: list[Path]) -> bool:
+    """Whether a run ended before its first stage was finished: nothing is there but what begins every run."""
+    first = folder / stages.folder_of(stages.STAGES[0])
+    begun = {*_TORN, ORIGIN, RECIPE, LOG, manifest.FILE_NAME, first.parent.name}
+    if not all(item.name in begun for item in entries):
+        return False
+    if first.parent.exists() and any(item != files.partial_of(first) for item in first.parent.iterdir()):
+        return False
+    try:
+        return not manifest.read(folder).stages
+    except RunDirectoryError:
+        return False
+
+
 def _was_just_begun(entries: list[Path], recipe: Recipe) -> bool:
     """Whether a run was killed before its manifest: only the very recipe we would write is there, or torn files."""
-    torn = {files.partial_of(Path(name)).name for name in (RECIPE, ORIGIN, manifest.FILE_NAME)} | {ORIGIN}
+    torn = {*_TORN, ORIGIN}
     return all(
         item.name in torn or (item.name == RECIPE and item.read_bytes() == recipe.effective_yaml().encode())
         for item in entries

@@ -17,6 +17,7 @@ from pdp_export.report.run_report import RunReport
 
 FORMAT = "pdp-export.mac-result/1"
 _TARGET = "coreml"
+_WANTED = "give the result.json that run_on_mac.py of the Mac kit wrote"
 _LARGEST_BYTES = 64 << 20
 
 
@@ -52,12 +53,12 @@ def _read(path: Path) -> dict[str, Any]:
         if path.stat().st_size > _LARGEST_BYTES:
             raise FileError(f"{path.name} has more than {_LARGEST_BYTES} bytes", where="--merge")
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise FileError(f"{path.name} cannot be read: {error}", where="--merge") from error
+    except OSError as error:
+        raise FileError(f"{path.name} cannot be read: {error.strerror}", where="--merge", hint=_WANTED) from error
+    except (ValueError, RecursionError) as error:
+        raise FileError(f"{path.name} is no JSON", where="--merge", hint=_WANTED) from error
     if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise FileError(
-            f"{path.name} is no result of a Mac kit", where="--merge", hint="give the result.json of run_on_mac.py"
-        )
+        raise FileError(f"{path.name} is no result of a Mac kit", where="--merge", hint=_WANTED)
     return values
 
 

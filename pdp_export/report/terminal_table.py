@@ -49,15 +49,18 @@ def closing(report: RunReport, run_directory: Path) -> RenderableType:
     )
 
 
-def compare(reports: Sequence[RunReport]) -> RenderableType:
-    """Return several runs side by side: per target the dense file, then the file of every run."""
+def compare(reports: Sequence[RunReport], folders: Sequence[Path]) -> RenderableType:
+    """Return several runs side by side: per target the dense file, then the file of every run.
+
+    A run is named by its recipe, or by its folder as the user typed it where several have the same name.
+    """
     table = Table(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("target", no_wrap=True)
     table.add_column("run", no_wrap=True)
     for name in ("size", "accuracy", "change", "p50", "p50 ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True, min_width=7)
-    labels = _without_common_start([report.name for report in reports])
+    labels = _labels([report.name for report in reports], folders)
     names = dict.fromkeys(target.target for report in reports for target in report.targets)
     for name in names:
         found = [
@@ -72,11 +75,15 @@ def compare(reports: Sequence[RunReport]) -> RenderableType:
     return table
 
 
+def _labels(names: Sequence[str], folders: Sequence[Path]) -> list[str]:
+    if len(set(names)) == len(names):
+        return _without_common_start(names)
+    return [str(folder) if names.count(name) > 1 else name for name, folder in zip(names, folders, strict=True)]
+
+
 def _without_common_start(names: Sequence[str]) -> list[str]:
     """Cut the words that all names begin with: digits-channel, digits-unstructured -> channel, unstructured."""
     words = [name.split("-") for name in names]
-    if len(set(names)) < len(names):
-        return list(names)
     common = sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, zip(*words, strict=False)))
     return ["-".join(parts[common:]) or name for parts, name in zip(words, names, strict=True)]
 

@@ -75,8 +75,8 @@ def load(name: str) -> Runtime:
     return cast(Runtime, import_module(MODULES[name]))
 
 
-def name_for(path: Path) -> str:
-    """Return the runtime name for a file by its suffix.
+def name_for(path: Path, *, also: Sequence[str] = ()) -> str:
+    """Return the runtime name for a file by its suffix; `also` are suffixes that the caller opens beside ours.
 
     Raises:
         FileError: when the file does not exist or its suffix is none of ours.
@@ -90,10 +90,16 @@ def name_for(path: Path) -> str:
             hint="give the .onnx file that it was made from; `convert --ort` proves that both answer alike",
         )
     name = SUFFIXES.get(path.suffix)
+    if name is None and (path / "artifacts").is_dir():
+        raise FileError(
+            f"{path.name} is a run directory, not a model file",
+            where=str(path),
+            hint=f"give one of the files in {path / 'artifacts'}",
+        )
     if name is None:
         raise FileError(
             f"{path.name} has suffix {path.suffix or '(none)'!r}, which no runtime here opens",
             where=str(path),
-            hint=f"give a file ending in {', '.join(SUFFIXES)}",
+            hint=f"give a file ending in {', '.join((*SUFFIXES, *also))}",
         )
     return name

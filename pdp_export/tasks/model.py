@@ -110,6 +110,12 @@ def _read_weights_only(path: Path) -> dict[str, Tensor]:
             warnings.simplefilter("ignore")  # torch advises torch.jit.load before it refuses a TorchScript file.
             return torch.load(path, map_location="cpu", weights_only=True)  # type: ignore[no-any-return]
     except pickle.UnpicklingError as error:
+        if not _starts_like_torch(path):
+            raise FileError(
+                f"{path.name} is neither a .safetensors file nor a state dict of torch",
+                where=str(path),
+                hint="give what safetensors.torch.save_file(model.state_dict(), ...) or torch.save wrote",
+            ) from error
         raise UnsafeFileError(
             f"{path.name} is a pickle that holds more than tensors; it was refused, nothing in it was executed",
             where=str(path),
@@ -121,3 +127,9 @@ def _read_weights_only(path: Path) -> dict[str, Tensor]:
             where=str(path),
             hint="copy or save it again",
         ) from error
+
+
+def _starts_like_torch(path: Path) -> bool:
+    """Whether a file begins as torch's do: a zip archive, or before torch 1.6 a pickle."""
+    with path.open("rb") as stream:
+        return stream.read(2).startswith((b"PK", b"\x80"))

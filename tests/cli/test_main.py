@@ -111,6 +111,27 @@ def test_a_mistake_ends_with_the_documented_code_and_one_message_on_stderr(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_convert_promises_no_target_of_a_recipe(pdp: Callable[..., Any]):
+    """Pins a default taken from a recipe, in the help of a command that reads none."""
+    shown = " ".join(pdp("convert", "--help").out.split())
+    assert "--target NAME Target, repeatable: onnx, coreml, litert, mnn. [required with --model]" in shown
+    assert "recipe" not in shown
+    assert "[default: the recipe's]" in " ".join(pdp("prune-and-convert", "--help").out.split())
+
+
+def test_inspect_says_what_it_opens_instead(pdp: Callable[..., Any], tmp_path: Path):
+    """Pins a list of endings without .ort, which inspect opens, and a run directory called a file without suffix."""
+    recipe = tmp_path / "recipe.yaml"
+    recipe.touch()
+    assert ".mnn, .ort\n" in pdp("inspect", recipe).err
+    (tmp_path / "run" / "artifacts").mkdir(parents=True)
+    ended = pdp("inspect", tmp_path / "run")
+    assert (ended.code, "run is a run directory" in ended.err) == (1, True)
+    assert f"one of the files in {tmp_path / 'run' / 'artifacts'}\n" in ended.err
+    (tmp_path / "run").rename(tmp_path / "run-1.5")
+    assert "run-1.5 is a run directory" in pdp("inspect", tmp_path / "run-1.5").err
+
+
 def _command_that_raises(monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     @click.command()
     @click.option("--debug", is_flag=True)

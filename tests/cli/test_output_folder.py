@@ -110,6 +110,22 @@ def test_another_run_is_kept_unless_resumed_or_forced(pdp: Callable[..., Any], p
     assert not (run_folder / "stages").exists()
 
 
+@pytest.mark.parametrize("name", ["stages/01-check/summary.json", "artifacts/model.onnx", "notes.txt"])
+def test_a_run_without_a_finished_stage_is_taken_only_where_nothing_can_be_lost(
+    pdp: Callable[..., Any], project: Path, run_folder: Path, name: str
+):
+    """Pins a folder taken for an empty run, with somebody's notes in it or the output of a stage that was struck."""
+    shutil.rmtree(run_folder / "stages")
+    assert _run(pdp, project, run_folder).code == 130
+    (run_folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (run_folder / name).write_text("kept", encoding="utf-8")
+    before = _snapshot(run_folder)
+    ended = _run(pdp, project, run_folder)
+    assert ended.code == 2
+    assert f"{run_folder} already holds a run" in ended.err
+    assert _snapshot(run_folder) == before
+
+
 def test_force_keeps_the_weights_that_it_is_to_start_from(pdp: Callable[..., Any], project: Path, run_folder: Path):
     """Pins `--weights RUN/... --output RUN --force`, which deletes the trained weights and then misses them."""
     weights = run_folder / "stages" / "model.safetensors"

@@ -104,22 +104,52 @@ def test_precision_and_encoding_go_to_every_chosen_target(flags_of: Callable[...
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "told", "where"),
     [
-        (["--sparsity", "90"], "pruning.sparsity is 90.0"),
-        (["--pattern", "chanel"], "did you mean 'channel'"),
-        (["--target", "onxx"], "did you mean 'onnx'"),
-        (["--ignore", "("], "regular expression"),
-        (["--epochs", "-1"], "pruning.epochs is -1"),
+        (["--sparsity", "90"], "pruning.sparsity is 90.0", "--sparsity"),
+        (["--pattern", "chanel"], "did you mean 'channel'", "--pattern"),
+        (["--target", "onxx"], "did you mean 'onnx'", "--target"),
+        (["--ignore", "("], "regular expression", "--ignore"),
+        (["--epochs", "-1", "--seed", "3"], "pruning.epochs is -1", "--epochs"),
+        (["--warmup", "-1", "--atol", "0"], "gates.atol is 0.0", "--warmup, --atol"),
     ],
 )
 def test_a_wrong_flag_is_refused_by_the_recipes_own_words(
-    flags_of: Callable[..., dict[str, Any]], arguments: list[str], told: str
+    flags_of: Callable[..., dict[str, Any]], arguments: list[str], told: str, where: str
 ):
-    """Pins a value from the command line that skips the recipe's checks."""
+    """Pins a value from the command line that skips the recipe's checks, or a recipe blamed for a flag."""
     with pytest.raises(RecipeError) as caught:
         load_recipe(flags_of(*arguments))
     assert told in caught.value.what
+    assert caught.value.where == where
+    assert caught.value.hint == f"correct {where}; --help says what it takes"
+
+
+def test_a_flag_that_contradicts_the_recipe_is_named_beside_it(flags_of: Callable[..., dict[str, Any]]):
+    """Pins a recipe blamed alone for what a flag made of it, or flags named that have no part in it."""
+    with pytest.raises(RecipeError, match="align has no effect with pattern unstructured") as caught:
+        load_recipe(flags_of("--align", "16", "--epochs", "2"))
+    assert caught.value.where == "recipe.yaml: pruning; --align"
+    assert "correct the recipe or --align;" in str(caught.value.hint)
+
+
+def test_a_mistake_in_the_recipe_is_not_blamed_on_the_flags(flags_of: Callable[..., dict[str, Any]], project: Path):
+    """Pins --target blamed for a misspelt key of another section."""
+    with (project / "recipe.yaml").open("a", encoding="utf-8") as stream:
+        stream.write("sed: 3\n")
+    with pytest.raises(RecipeError, match="unknown key 'sed'") as caught:
+        load_recipe(flags_of("--target", "onnx", "--seed", "3"))
+    assert caught.value.where == "recipe.yaml: sed"
+
+
+def test_a_missing_file_of_a_flag_is_told_with_the_folder_it_counts_from(
+    flags_of: Callable[..., dict[str, Any]], project: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Pins "paths count from the recipe's folder" for --model, whose path counts from the working directory."""
+    monkeypatch.chdir(project.parent)
+    with pytest.raises(RecipeError, match=r"--model names task\.py, which does not exist") as caught:
+        load_recipe(flags_of("--model", "task.py:build"))
+    assert "count from the working directory" in str(caught.value.hint)
 
 
 def test_an_option_of_a_target_that_is_not_asked_for_is_refused(flags_of: Callable[..., dict[str, Any]]):
@@ -133,7 +163,8 @@ def test_paths_of_flags_count_from_the_working_directory(
 ):
     """Pins --weights and --model that are looked for beside the recipe instead of where the person stands."""
     elsewhere = project.parent / "elsewhere"
-    elsewhere.mkdir()
+    (elsewhere / "nets").mkdir(parents=True)
+    (elsewhere / "nets" / "own.py").touch()
     monkeypatch.chdir(elsewhere)
     recipe = load_recipe(flags_of("--weights", "best.pt", "--model", "nets/own.py:build"))
     assert (recipe.folder / str(recipe.model.weights)).resolve() == elsewhere / "best.pt"

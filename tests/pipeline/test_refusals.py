@@ -47,6 +47,20 @@ def test_flags_that_cannot_work(tmp_path: Path, cli: CommandLine, flags: tuple[s
     assert not (tmp_path / "run" / "stages" / "02-train-dense").exists()
 
 
+def test_a_run_that_its_first_stage_refused_is_begun_again_in_the_same_folder(tmp_path: Path, cli: CommandLine):
+    """Pins the corrected command refused, because the one with the mistake left a folder without any result."""
+    write_recipe(tmp_path / "work", {"model.factory": "tiny_task.py:biuld"})
+    done = cli(*RUN)
+    assert (done.code, "no function 'biuld'" in done.err) == (2, True), done.err
+    write_recipe(tmp_path / "work", {"data.factory": "tiny_task.py:laod"})
+    done = cli(*RUN)
+    assert (done.code, "no function 'laod'" in done.err) == (2, True), done.err
+    log = (tmp_path / "run" / "log.txt").read_text(encoding="utf-8")
+    assert "'biuld'" in log
+    assert "'laod'" in log
+    assert "tiny_task.py:laod" in (tmp_path / "run" / "recipe.yaml").read_text(encoding="utf-8")
+
+
 def test_an_option_that_the_target_does_not_have(tmp_path: Path, cli: CommandLine):
     """Pins an option that is ignored because its name is misspelt."""
     write_recipe(tmp_path / "work", {"targets": [{"name": "onnx", "options": {"opsett": 18}}]})

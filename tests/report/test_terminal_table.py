@@ -55,15 +55,25 @@ def test_markup_in_names_is_printed(report):
     """Square brackets in a name must not be taken for rich markup."""
     odd = report.model_copy(update={"name": "net[red]v1[/red]"})
     assert "net[red]v1[/red]" in _text(terminal_table.closing(odd, Path("runs/demo")))
-    assert "net[red]v1[/red]" in _text(terminal_table.compare([odd]), 160)
+    assert "net[red]v1[/red]" in _text(terminal_table.compare([odd], [Path("run")]), 160)
 
 
 def test_runs_side_by_side(report):
     """Dense, unstructured and channel below each other, per target."""
     channel = report.model_copy(update={"name": "channel-0.5", "targets": report.targets[:1]})
-    rows = [line.split() for line in _text(terminal_table.compare([report, channel]), 160).splitlines() if line.strip()]
+    text = _text(terminal_table.compare([report, channel], [Path("one"), Path("two")]), 160)
+    rows = [line.split() for line in text.splitlines() if line.strip()]
     assert [row[0] for row in rows[2:6]] == ["onnx", "mobilenet-digits", "channel-0.5", "coreml"]
     assert sum(row[0] == "channel-0.5" for row in rows) == 1
+
+
+def test_runs_of_one_recipe_are_told_apart(report):
+    """Pins two rows with the same name, of which nobody knows the run."""
+    other = report.model_copy(update={"name": "other"})
+    folders = [Path("runs/first"), Path("runs/oneshot"), Path("runs/third")]
+    text = _text(terminal_table.compare([report, report, other], folders), 160)
+    rows = [line.split()[0] for line in text.splitlines() if line.strip()]
+    assert rows[2:6] == ["onnx", "runs/first", "runs/oneshot", "other"]
 
 
 @pytest.mark.parametrize(

@@ -193,6 +193,21 @@ def test_a_result_that_does_not_fit_is_refused(run: Path, tmp_path: Path, change
         mac_results.merged(_report(), run, tmp_path / "result.json")
 
 
+@pytest.mark.parametrize(
+    ("text", "told"), [("dear all", "is no JSON"), ("[]", "no result of a Mac kit"), (None, "No such")]
+)
+def test_another_file_in_the_place_of_the_result_is_told_which_one_is_wanted(
+    tmp_path: Path, text: str | None, told: str
+):
+    """Pins "Expecting value: line 1 column 1" for a text file given to --merge."""
+    path = tmp_path / "mail.txt"
+    if text is not None:
+        path.write_text(text, encoding="utf-8")
+    with pytest.raises(FileError, match=told) as caught:
+        mac_results.merged(_report(), tmp_path, path)
+    assert "result.json that run_on_mac.py" in str(caught.value.hint)
+
+
 def test_pictures_keep_their_colours():
     """Pins red for blue in packages that want BGR: Core ML swaps a picture's channels itself."""
     pixels = np.stack([np.full((2, 2), value) for value in (10.0, 20.0, 300.0)])

@@ -137,6 +137,20 @@ def test_a_foreign_file_is_refused(tmp_path: Path, kind: str, suffix: str):
     assert path.name in caught.value.what
 
 
+@pytest.mark.parametrize(
+    "start",
+    [b"\x08\x0a\x12\x07pytorch", b"weights, as promised", b"\x20\0\0\0TFL3", bytes(64)],
+    ids=["onnx", "text", "tflite", "zeros"],
+)
+def test_a_file_that_is_no_pickle_is_not_called_one(tmp_path: Path, start: bytes):
+    """Pins an .onnx or .tflite file given as weights that is called a pickle with code in it."""
+    path = tmp_path / "model.onnx"
+    path.write_bytes(start + bytes(range(200)))
+    with pytest.raises(FileError, match=r"neither a \.safetensors file nor a state dict of torch") as caught:
+        read_state_dict(path)
+    assert not isinstance(caught.value, UnsafeFileError)
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # torch.jit, which old files were made with
 def test_a_torchscript_file_is_refused_without_a_warning(tmp_path: Path):
     """Pins torch.load switching to torch.jit.load, which is no reader of plain weights."""
