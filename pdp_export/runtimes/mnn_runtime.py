@@ -6,6 +6,7 @@ The file is parsed here first (`mnn_file`), so MNN's native code never sees a tr
 from __future__ import annotations
 
 from collections.abc import Mapping
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,8 @@ _MATRIX = 2
 
 
 def version() -> str:
-    """Return the version of MNN."""
-    with stdout_to_stderr():
-        import MNN
-    return str(MNN.version())
+    """Return the version of MNN, which is not imported for it: it prints what the processor can do."""
+    return metadata.version("MNN")
 
 
 def execution() -> Execution:

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import zlib
+from importlib import metadata
 from pathlib import Path
 
 import flatbuffers
@@ -251,6 +252,7 @@ def test_running_a_file_keeps_stdout_clean(net: Path) -> None:
     """MNN prints with printf, which shows up at exit unless C's own buffer is emptied in time."""
     code = f"""
 import numpy as np
+from importlib import metadata
 from pathlib import Path
 from pdp_export.runtimes import mnn_runtime
 path = Path({str(net)!r})
@@ -260,3 +262,11 @@ print(mnn_runtime.open_session(path).run({{"image": np.zeros((1, 3, 9, 9), np.fl
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
     assert (done.returncode, done.stdout) == (0, "(1, 4, 5, 5)\n"), done.stderr
+
+
+def test_saying_what_executes_loads_no_native_code() -> None:
+    """MNN prints a line about the processor when it is imported, in the middle of a run's progress."""
+    code = "import sys; from pdp_export.runtimes import mnn_runtime as m; print(m.execution().by, 'MNN' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == f"MNN {metadata.version('MNN')} False\n"
+    assert done.stderr == ""
