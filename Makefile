@@ -28,7 +28,7 @@ demo: $(STAMP) ## prune MobileNet-v1 on real digits two ways, convert to four fo
 	  --output $(RUNS)/demo/channel --force
 	$(BIN)/pdp-export report $(RUNS)/demo/unstructured $(RUNS)/demo/channel
 
-test: $(STAMP) ## run the tests (under 12 minutes on 2 cores)
+test: $(STAMP) ## run the tests (13 to 14 minutes on 2 cores)
 	$(BIN)/pytest -n 2 --dist loadgroup
 
 test-all: $(STAMP) ## run every test, the slow ones too

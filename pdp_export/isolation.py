@@ -1,7 +1,7 @@
 """Runs one function in a child process, so that native code can crash, hang or print in peace.
 
 The child is ``python -m pdp_export.isolation module:function``. Payload and result are JSON; big
-arrays travel as .npz files whose paths are in the payload. Nothing is pickled.
+arrays travel as safetensors files whose paths are in the payload. Nothing is pickled.
 """
 
 from __future__ import annotations
